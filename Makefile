@@ -1,0 +1,35 @@
+# `make demo` and `make test` need Python >= 3.11 and nothing else: the first use creates .venv with pinned, tested versions.
+PYTHON ?= python3
+# Installer options of your own: a mirror, an index, a proxy.  make demo PIP_ARGS="--index-url https://..."
+PIP_ARGS ?=
+# Where PyTorch comes from: its CPU builds. `make setup TORCH_INDEX=` takes whatever the default index offers.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+BIN := .venv/bin
+
+.PHONY: setup demo test lint types clean
+
+setup: .venv/.complete
+
+.venv/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "torchebm needs Python >= 3.11; this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --retries 1 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(PIP_ARGS) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e ".[all,dev]"
+	touch $@
+
+# Learns an energy from 1,797 handwritten digits, samples it, judges the samples and draws a report.
+demo: setup
+	$(BIN)/torchebm train --data digits --out runs/digits --overwrite
+
+test: setup
+	$(BIN)/python -m pytest -q -n 2
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyrefly check
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,78 @@
+"""The contracts of the library: models, samplers, losses, schedules, and the one loop that runs the samplers."""
+
+from .analytic import (
+    AckleyModel,
+    BananaModel,
+    ClosedFormModel,
+    DoubleWellModel,
+    FunnelModel,
+    GaussianMixtureModel,
+    GaussianModel,
+    HarmonicModel,
+    RastriginModel,
+    RosenbrockModel,
+)
+from .composite import MixtureModel, TransformedModel, WeightedSum
+from .divergence import SamplingDivergenceWarning
+from .energies import NonFiniteEnergyError
+from .first_generation_classes import CompositeEnergy, DoubleWellEnergy, EnergyFunction, GaussianEnergy, Loss, Sampler
+from .loss import BaseLoss, LossOutput
+from .markov import MarkovSampler, Run, SamplerState
+from .model import BaseModel, EnergyModel, mixture
+from .sampler import BaseSampler, Scheduled
+from .schedulers import (
+    BaseScheduler,
+    ConstantScheduler,
+    CosineScheduler,
+    ExponentialDecayScheduler,
+    FunctionScheduler,
+    LinearScheduler,
+    MultiStepScheduler,
+    TemperatureScheduler,
+    WarmupScheduler,
+)
+from .target import Target
+
+__all__ = [
+    "AckleyModel",
+    "BananaModel",
+    "BaseLoss",
+    "BaseModel",
+    "BaseSampler",
+    "BaseScheduler",
+    "ClosedFormModel",
+    "CompositeEnergy",
+    "ConstantScheduler",
+    "CosineScheduler",
+    "DoubleWellEnergy",
+    "DoubleWellModel",
+    "EnergyFunction",
+    "EnergyModel",
+    "ExponentialDecayScheduler",
+    "FunctionScheduler",
+    "FunnelModel",
+    "GaussianEnergy",
+    "GaussianMixtureModel",
+    "GaussianModel",
+    "HarmonicModel",
+    "LinearScheduler",
+    "Loss",
+    "LossOutput",
+    "MarkovSampler",
+    "MixtureModel",
+    "MultiStepScheduler",
+    "NonFiniteEnergyError",
+    "RastriginModel",
+    "RosenbrockModel",
+    "Run",
+    "Sampler",
+    "SamplerState",
+    "SamplingDivergenceWarning",
+    "Scheduled",
+    "Target",
+    "TemperatureScheduler",
+    "TransformedModel",
+    "WarmupScheduler",
+    "WeightedSum",
+    "mixture",
+]

@@ -1,0 +1,80 @@
+"""Chains that are not finite: noticed without a host sync in the loop, reported once after it."""
+
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["DivergenceWatch", "SamplingDivergenceWarning"]
+
+_WINDOW = 64  # transitions that are collected before they are searched
+
+
+class SamplingDivergenceWarning(UserWarning):
+    """Some chains are no longer finite, or started where they cannot move."""
+
+
+class DivergenceWatch:
+    """Keeps, for each chain of a sampler that cannot reject, the first transition after which it is not finite.
+
+    Args:
+        x: The chains, for their number and device.
+        stuck: `[chain]`, true where a chain starts at a non-finite energy or gradient; `None` for none.
+        n_steps: Transitions to come.
+    """
+
+    def __init__(self, x: Float[Tensor, "chain *event"], stuck: Bool[Tensor, " chain"] | None, n_steps: int) -> None:
+        self.n_chains = len(x)
+        self.stuck = torch.zeros(len(x), dtype=torch.bool, device=x.device) if stuck is None else stuck
+        self.n_stuck = int(self.stuck.sum())
+        self._event = x.shape[1:].numel()
+        self._ones = x.new_ones(self._event)
+        self._window = x.new_empty(max(1, min(_WINDOW, n_steps)), len(x))
+        self._rows = tuple(self._window)
+        self._broken: Tensor | None = None  # the window in which a chain broke, as it was
+        self._in_window = torch.full((len(x),), -1, device=x.device)  # and its number
+        self._n_windows = self._filled = 0
+
+    def __call__(self, i: int, state: Any, info: Any) -> None:
+        """Takes note of one transition: the sum over a point is infinite or NaN where the point is."""
+        torch.mv(state.x.reshape(-1, self._event), self._ones, out=self._rows[self._filled])
+        self._filled += 1
+        if self._filled == len(self._rows):
+            self._close_window()
+
+    def first_steps(self) -> Tensor:
+        """`[chain]`: the first transition after which a chain was not finite, -1 where there is none."""
+        if self._filled:
+            self._window[self._filled :] = self._window[self._filled - 1]
+            self._close_window()
+        if self._broken is None:
+            return self._in_window
+        at = (~self._broken.isfinite()).to(torch.uint8).argmax(0)
+        return torch.where(self._in_window < 0, -1, self._in_window * len(self._rows) + at)
+
+    def report(self, advice: str) -> None:
+        """Warns, once, if there is something to say."""
+        first = self.first_steps()
+        diverged = first[(first >= 0) & ~self.stuck]
+        parts = []
+        if len(diverged):
+            parts.append(
+                f"{len(diverged)} of {self.n_chains} chains diverged, the first at step {int(diverged.min())} of this run: "
+                f"they are not finite from there on. What helps: {advice}."
+            )
+        if self.n_stuck:
+            parts.append(
+                f"{self.n_stuck} of {self.n_chains} chains started where the energy or its gradient is not finite; each "
+                "stays there, flagged in diagnostics['diverging'], unless a proposal takes it away. What helps: start them elsewhere."
+            )
+        if parts:
+            warnings.warn(" ".join(parts), SamplingDivergenceWarning, stacklevel=5)
+
+    def _close_window(self) -> None:
+        """Chains that are not finite stay so: the last row of a window tells which broke by then."""
+        new = ~self._window[-1].isfinite() & (self._in_window < 0)  # [chain]
+        self._broken = self._window.clone() if self._broken is None else torch.where(new, self._window, self._broken)
+        self._in_window = torch.where(new, self._n_windows, self._in_window)
+        self._n_windows, self._filled = self._n_windows + 1, 0

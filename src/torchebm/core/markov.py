@@ -1,0 +1,318 @@
+"""The contract of a Markov transition, and the one loop that runs all of them."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .checks import integer
+from .divergence import DivergenceWatch
+from .model import BaseModel, evaluating
+from .progress import progress_bar
+from .random import check_generator, randn
+from .recording import Recorder, TrajectoryFile, TrajectoryTensor
+from .sampler import BaseSampler
+from .shapes import select
+from .target import Target
+
+__all__ = ["MarkovSampler", "Run", "SamplerState"]
+
+
+class SamplerState(NamedTuple):
+    """Where a run stopped: what `state=` continues from."""
+
+    kernel: Any
+    """What the transition keeps: a NamedTuple of `[chain, ...]` tensors."""
+    step: int
+    """Transitions since the schedules began."""
+
+    @property
+    def x(self) -> Tensor:
+        """The chains, `[chain, *event]`, in the coordinates that the sampler walks in."""
+        return self.kernel.x
+
+
+class Run(NamedTuple):
+    """All that a run yields; `sample` unpacks it to what was asked for."""
+
+    x: Tensor
+    """`[chain, *event]`: the last state of each chain."""
+    trajectory: Tensor | None
+    """`[chain, draw, *event]`."""
+    diagnostics: dict[str, Tensor] | None
+    """By name, each `[chain, draw]`; `mean` and `var` over chains are `[draw, *event]`."""
+    state: SamplerState
+    """To continue from."""
+
+
+class MarkovSampler(BaseSampler):
+    """A sampler made of one transition. A subclass writes the kernel below; the loop is written once, here.
+
+    | method | returns |
+    |---|---|
+    | `init(x, target, generator)` | a state: a NamedTuple of `x` and what the next step needs, leaves `[chain, ...]` |
+    | `refresh(state, target)` | the state with its caches re-evaluated, for a target that has changed |
+    | `noise(x, n)` | buffers for the randomness of n steps, a tuple of `[n, chain, ...]` |
+    | `draw(out, generator)` | nothing; fills the buffers of ONE step: all the randomness that it uses |
+    | `step(state, noise, target, *, temperature, **parameters)` | state and info; pure, and free of host syncs |
+
+    An info is a NamedTuple with `diverging` and, where proposals can be rejected, `acceptance_rate`, each `[chain]`.
+    Parameters declared as `Scheduled` reach `step` by keyword.
+    """
+
+    can_reject = True
+    """Whether a proposal that is not finite is rejected; without that, diverged chains call for a warning."""
+    needs_gradient = True
+    """Whether the kernel reads the target's gradient."""
+    divergence_advice = "a smaller step_size"
+    """What to change when chains diverge."""
+
+    @abstractmethod
+    def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Any:
+        """The first state."""
+
+    @abstractmethod
+    def refresh(self, state: Any, target: Target) -> Any:
+        """The state under a changed target."""
+
+    @abstractmethod
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        """Buffers for the randomness of n steps."""
+
+    @abstractmethod
+    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
+        """Fills the buffers of one step."""
+
+    @abstractmethod
+    def step(self, state: Any, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
+             **parameters: Any) -> tuple[Any, Any]:  # fmt: skip
+        """One transition."""
+
+    def energy(self, state: Any, target: Target) -> Float[Tensor, " chain"]:
+        """The energies of a state: cached where the kernel keeps them, evaluated otherwise."""
+        cached = getattr(state, "energy", None)
+        return target.energy(state.x) if cached is None else cached
+
+    # the loop ---------------------------------------------------------------------------------------------------------
+
+    def advance(self, state: Any, start: int, n_steps: int, *, target: Target, generator: torch.Generator | None = None,
+                temperature: float | Tensor = 1.0, parameters: Mapping[str, list[float]] | None = None,
+                observe: Callable[[int, Any, Any], None] | None = None, held: Tensor | None = None) -> Any:  # fmt: skip
+        """The one loop: `n_steps` transitions from `state`, the first being number `start`.
+
+        Noise is drawn step by step in a fixed order, so that the stream does not depend on how a run is cut.
+
+        Args:
+            state: From `init`, or an earlier `advance`.
+            start: Number of the first transition, for the schedules.
+            n_steps: Transitions.
+            target: Energy and gradient.
+            generator: Source of all randomness; PyTorch's default if left out.
+            temperature: A number, or one a chain.
+            parameters: Values of the scheduled parameters, `n_steps` each; those of the schedules if left out.
+            observe: Called after each transition with its index, the state and the info.
+            held: `[chain]`, true for chains that stay where they are.
+
+        Returns:
+            The last state.
+        """
+        parameters = self.parameter_table(start, n_steps) if parameters is None else parameters
+        noise = tuple(buffer[0] for buffer in self.noise(state.x, 1))
+        for i in range(n_steps):
+            self.draw(noise, generator)
+            now = {name: values[i] for name, values in parameters.items()}
+            new, info = self.step(state, noise, target, temperature=temperature, **now)
+            if held is not None:
+                new = select(~held, new, state)
+            state = new
+            if observe is not None:
+                observe(i, state, info)
+        return state
+
+    @torch.no_grad()
+    def run(self, x: Tensor | None = None, dim: int | tuple[int, ...] | None = None, n_steps: int = 100,
+            n_samples: int = 1, thin: int = 1, *, n_warmup: int = 0, reset_schedulers: bool = True,
+            model_kwargs: dict | None = None, generator: torch.Generator | None = None, progress: bool = False,
+            trajectory: bool = False, trajectory_out: str | Path | None = None, diagnostics: bool = False,
+            state: SamplerState | None = None) -> Run:  # fmt: skip
+        """`advance`, with what surrounds it: starting points, warm-up, thinning, recording, progress.
+
+        Arguments are those of `sample`; all that there is to return comes back in one `Run`.
+        """
+        n_steps, n_warmup, thin = integer("n_steps", n_steps), integer("n_warmup", n_warmup), integer("thin", thin, at_least=1)
+        if 0 < n_steps < thin:
+            raise ValueError(f"thin={thin} keeps no draw of n_steps={n_steps}: thin must not exceed n_steps.")
+        if trajectory and trajectory_out is not None:
+            raise ValueError("give return_trajectory=True or trajectory_out=, not both: a trajectory goes to one place.")
+        start = state.step if state is not None else 0 if reset_schedulers else self._step_count()
+        n_draws = n_steps // thin
+        parameters = self.parameter_table(start, n_steps)
+        model, transform = self.model.coordinates()
+        to_user = (lambda z: z) if transform is None else transform
+        target = Target(model, model_kwargs, self.precision)
+        with evaluating(self.model):
+            x = self._starting_points(x, dim, n_samples, state, generator)
+            z = x if transform is None else transform.inv(x)
+            moves = n_steps + n_warmup > 0 and len(x) > 0
+            stuck = self._stuck(z, target) if moves else None
+            held = None if self.can_reject else stuck  # without a slope they could only become NaN
+            kernel = self.init(z, target, generator) if state is None else self.refresh(state.kernel, target)
+            store = None
+            if trajectory:
+                store = TrajectoryTensor(x, n_draws)
+            elif trajectory_out is not None:
+                store = TrajectoryFile(trajectory_out, x, n_draws)
+            record = Recorder(x, n_draws, thin, store=store, diagnostics=diagnostics, to_user=to_user, held=held,
+                              energy=lambda state: self.energy(state, target))  # fmt: skip
+            watch = DivergenceWatch(z, stuck, n_warmup + n_steps)
+            with progress_bar(progress, n_warmup + n_steps, type(self).__name__) as tick:
+                always = ([] if self.can_reject else [watch]) + ([lambda i, state, info: tick()] if progress else [])
+                wanted = [record] if store is not None or diagnostics else []
+                if moves:
+                    options = {"target": target, "generator": generator, "held": held}
+                    at_first = {name: values * n_warmup for name, values in self.parameter_table(start, 1).items()}
+                    kernel = self.advance(kernel, start, n_warmup, parameters=at_first, observe=_all(always), **options)
+                    observe = _all(always + wanted)
+                    kernel = self.advance(kernel, start, n_steps, parameters=parameters, observe=observe, **options)
+        for scheduler in self._distinct_schedulers():
+            scheduler.step_count = start + n_steps
+        watch.report(self.divergence_advice)
+        last = to_user(kernel.x)
+        return Run(
+            x=last.clone() if last is kernel.x else last,  # the state is for the sampler, x for the caller to change
+            trajectory=store.tensor if isinstance(store, TrajectoryTensor) else None,
+            diagnostics=record.finish(parameters),
+            state=SamplerState(kernel, start + n_steps),
+        )
+
+    def sample(self, x: Float[Tensor, "chain *event"] | None = None, dim: int | tuple[int, ...] | None = None,
+               n_steps: int = 100, n_samples: int = 1, thin: int = 1, return_trajectory: bool = False,
+               return_diagnostics: bool = False, reset_schedulers: bool = True, *, n_warmup: int = 0,
+               model_kwargs: dict | None = None, generator: torch.Generator | None = None, progress: bool = False,
+               trajectory_out: str | Path | None = None, state: SamplerState | None = None,
+               return_state: bool = False) -> Any:  # fmt: skip
+        """Runs the chains and returns where they end, or the way they went.
+
+        Args:
+            x: Starting points, `[chain, *event]`; never modified. Left out, they are standard normal.
+            dim: Event shape, if `x` is left out and the model does not know it.
+            n_steps: Transitions; the first uses each schedule's value at step 0.
+            n_samples: Chains, if `x` is left out.
+            thin: Draw k of a trajectory is the state after (k + 1) * thin transitions; n_steps // thin are kept.
+            return_trajectory: Return `[chain, draw, *event]` rather than the last state.
+            return_diagnostics: Return a dict as well: `energy`, `diverging` and, by sampler, `acceptance_rate`,
+                `step_size`, each `[chain, draw]`; `mean` and `var` over chains, each `[draw, *event]`.
+            reset_schedulers: Begin schedules at step 0; otherwise they go on where the last call left them.
+            n_warmup: Transitions before the first that counts, at the schedules' first values; they are not returned.
+            model_kwargs: Keyword arguments for the model's `forward`, such as labels.
+            generator: Source of all randomness; PyTorch's default generator if left out.
+            progress: Show a progress bar.
+            trajectory_out: Write the trajectory to this `.npy` or `.zarr` as it is made.
+            state: Continue from the state that an earlier call returned; its step carries the schedules on.
+            return_state: Return the state as well, last.
+
+        Returns:
+            `[chain, *event]` or `[chain, draw, *event]`, on the device and in the dtype of `x`; a tuple if diagnostics
+            or the state were asked for.
+
+        Raises:
+            ValueError: If every chain starts where energy or gradient is not finite, or an argument makes no sense.
+            TypeError: If `x` is not a tensor.
+        """
+        run = self.run(x, dim, n_steps, n_samples, thin, n_warmup=n_warmup, reset_schedulers=reset_schedulers,
+                       model_kwargs=model_kwargs, generator=generator, progress=progress, trajectory=return_trajectory,
+                       trajectory_out=trajectory_out, diagnostics=return_diagnostics, state=state)  # fmt: skip
+        parts = [run.trajectory if return_trajectory else run.x]
+        parts += [run.diagnostics] if return_diagnostics else []
+        parts += [run.state] if return_state else []
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    # the boundary: everything is checked here, once -------------------------------------------------------------------
+
+    def _starting_points(self, x: Tensor | None, dim: int | tuple[int, ...] | None, n_samples: int,
+                         state: SamplerState | None, generator: torch.Generator | None) -> Tensor:  # fmt: skip
+        """A tensor of its own, `[chain, *event]`, in the user's coordinates."""
+        n_samples = integer("n_samples", n_samples)
+        shape = self.model.event_shape if dim is None else torch.Size([dim] if isinstance(dim, int) else dim)
+        if state is not None:
+            transform = self.model.coordinates()[1]
+            own = state.x.clone() if transform is None else transform(state.x)
+            if x is not None and not torch.equal(x, own):
+                raise ValueError("x differs from the chains in state: leave x out to continue from the state.")
+            x = own
+        elif x is None:
+            if shape is None:
+                raise ValueError(
+                    f"{type(self.model).__name__} does not know its event shape: give starting points, x=, or the shape, "
+                    "dim=2 for vectors of length 2."
+                )
+            check_generator(generator, self.device)
+            x = randn((n_samples, *shape), generator=generator, dtype=self.dtype, device=self.device)
+        else:
+            x = self._own(x)
+            if n_samples not in (1, len(x)):
+                raise ValueError(f"n_samples={n_samples}, but x has {len(x)} chains; leave n_samples out when x is given.")
+        if shape is not None and x.shape[1:] != shape:
+            raise ValueError(
+                f"x has shape {list(x.shape)} = [chain, *event], so its event shape is {list(x.shape[1:])}; "
+                f"expected {list(shape)}, {'as given by dim' if dim is not None else 'that of the model'}."
+            )
+        check_generator(generator, x.device)
+        tensor = self._tensor_of_model()
+        if tensor is not None and tensor.device.type != x.device.type:
+            raise ValueError(f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device).")
+        return x
+
+    def _own(self, x: Tensor) -> Tensor:
+        """The caller's points, checked and copied, where and as the sampler shall work."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor [chain, *event]; got {type(x).__name__}. Use torch.as_tensor(x).")
+        if x.is_complex() or x.ndim == 0:
+            raise ValueError(f"x must be a real tensor [chain, *event]; got {x.dtype} of shape {list(x.shape)}.")
+        dtype = self._dtype or (x.dtype if x.is_floating_point() else torch.get_default_dtype())
+        own = torch.empty_like(x, dtype=dtype, device=self._device).copy_(x.detach())
+        if not bool(own.isfinite().all()):
+            bad = int((~own.isfinite()).reshape(len(x), -1).any(1).sum())
+            raise ValueError(f"x has entries that are not finite, in {bad} of {len(x)} chains; chains must start at points.")
+        return own
+
+    def _stuck(self, x: Tensor, target: Target) -> Bool[Tensor, " chain"] | None:
+        """Which chains start at a non-finite energy or gradient; `None` for none of them."""
+        try:
+            finite = target.open(x, with_gradient=self.needs_gradient)
+        except RuntimeError as error:
+            wrong = {p.dtype for p in self.model.parameters() if p.is_floating_point()} - {x.dtype}
+            if not wrong:
+                raise
+            raise TypeError(
+                f"the model failed on x of {x.dtype}, and has parameters of {', '.join(map(str, wrong))}: convert one of "
+                "them, as by model.to(x.dtype) or x.to(torch.float32)."
+            ) from error
+        n_finite = int(finite.sum())
+        if n_finite == len(x):
+            return None
+        if n_finite == 0:
+            raise ValueError(
+                f"all {len(x)} chains start where the energy or its gradient is not finite, so none can move: start them "
+                "where the density is positive, and check the model for logarithms, roots and divisions at those points."
+            )
+        return ~finite
+
+    def _step_count(self) -> int:
+        return max((scheduler.step_count for scheduler in self.schedulers.values()), default=0)
+
+
+def _all(observers: list[Callable[[int, Any, Any], None]]) -> Callable[[int, Any, Any], None] | None:
+    """One observer that calls each, without a detour where there is one or none."""
+    if len(observers) < 2:
+        return observers[0] if observers else None
+
+    def observe(i: int, state: Any, info: Any) -> None:
+        for observer in observers:
+            observer(i, state, info)
+
+    return observe

@@ -1,0 +1,24 @@
+"""One progress bar for long work."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress_bar"]
+
+
+@contextmanager
+def progress_bar(shown: bool, total: int, description: str, initial: int = 0) -> Iterator[Callable[..., None]]:
+    """Yields `tick(**figures)`, to be called once a step; figures are shown beside the bar."""
+    if not shown:
+        yield lambda **figures: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=description, initial=initial, dynamic_ncols=True) as bar:
+
+        def tick(**figures: str) -> None:
+            if figures:
+                bar.set_postfix(figures, refresh=False)
+            bar.update()
+
+        yield tick

@@ -1,0 +1,15 @@
+"""Samplers, one transition a file."""
+
+from ..core.divergence import SamplingDivergenceWarning
+from .batches import batch_sample_chain
+from .hmc import HamiltonianMonteCarlo
+from .langevin import LangevinDynamics
+from .metropolis_hastings import MetropolisHastings
+
+__all__ = [
+    "HamiltonianMonteCarlo",
+    "LangevinDynamics",
+    "MetropolisHastings",
+    "SamplingDivergenceWarning",
+    "batch_sample_chain",
+]

@@ -1,0 +1,40 @@
+"""The accept test that samplers with rejection share."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["AcceptInfo", "accepts"]
+
+
+class AcceptInfo(NamedTuple):
+    """What a transition with an accept test reports."""
+
+    acceptance_rate: Float[Tensor, " chain"]
+    """Probability with which the proposal was accepted."""
+    diverging: Bool[Tensor, " chain"]
+    """Whether the proposal, or the state it left, was not finite (Hamiltonian samplers: or its energy error too large)."""
+
+
+def accepts(log_ratio: Float[Tensor, " chain"], u: Float[Tensor, " chain"], old_energy: Float[Tensor, " chain"],
+            new_energy: Float[Tensor, " chain"]) -> tuple[Bool[Tensor, " chain"], Float[Tensor, " chain"]]:  # fmt: skip
+    r"""Accepts where $\log(1 - u) < \log r$: exactly, in at least float32, and never a proposal that is not finite.
+
+    A chain that stands where the energy is not finite takes the first finite proposal: it has no probability to keep.
+
+    Args:
+        log_ratio: Logarithm of the acceptance ratio.
+        u: Uniform on [0, 1).
+        old_energy: Where the chains stand.
+        new_energy: Where they might go.
+
+    Returns:
+        The decision and the probability of it being yes, each `[chain]`.
+    """
+    finite = new_energy.isfinite()
+    stranded = ~old_energy.isfinite()
+    accepted = finite & ((torch.log1p(-u) < log_ratio) | stranded)  # a NaN compares false: a rejection
+    probability = torch.exp(log_ratio.clamp(max=0))
+    return accepted, torch.where(finite & ~stranded, torch.where(log_ratio.isnan(), 0.0, probability), accepted.to(u.dtype))

@@ -1,0 +1,5 @@
+"""Where the first generation of the API kept its base class."""
+
+from ..core.first_generation_classes import Sampler
+
+__all__ = ["Sampler"]

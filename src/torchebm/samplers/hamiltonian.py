@@ -1,0 +1,140 @@
+"""What Hamiltonian samplers share: the metric of the momentum, and the leapfrog integrator."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.checks import number
+from ..core.shapes import add_scaled, sum_event
+from ..core.target import Target
+
+__all__ = ["DenseMass", "DiagonalMass", "Mass", "ScalarMass", "as_mass", "leapfrog"]
+
+
+class Mass(Protocol):
+    """The mass M of a momentum p ~ N(0, M)."""
+
+    def momentum(self, xi: Tensor) -> Tensor:
+        r"""$M^{1/2} \xi$: a momentum from standard normal noise."""
+
+    def velocity(self, p: Tensor) -> Tensor:
+        r"""$M^{-1} p$."""
+
+    def kinetic(self, p: Tensor) -> Tensor:
+        r"""$\tfrac12 p^\top M^{-1} p$, one a chain."""
+
+
+class ScalarMass:
+    """One number for all directions."""
+
+    def __init__(self, mass: float = 1.0) -> None:
+        self.mass = number("mass", mass, above=0.0)
+
+    def momentum(self, xi: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        return xi if self.mass == 1.0 else xi * self.mass**0.5
+
+    def velocity(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        return p if self.mass == 1.0 else p / self.mass
+
+    def kinetic(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+        return sum_event(p * p) * (0.5 / self.mass)
+
+
+class DiagonalMass:
+    """One number for each component of the event."""
+
+    def __init__(self, mass: Float[Tensor, "*event"]) -> None:
+        if not bool((mass.isfinite() & (mass > 0)).all()):
+            raise ValueError(f"a diagonal mass must be positive and finite; its smallest entry is {float(mass.min()):g}.")
+        self.inverse, self.root = 1 / mass, mass.sqrt()
+
+    def momentum(self, xi: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        return xi * self.root
+
+    def velocity(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        return p * self.inverse
+
+    def kinetic(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+        return 0.5 * sum_event(p * p * self.inverse)
+
+
+class DenseMass:
+    """A symmetric positive definite matrix over the flattened event."""
+
+    def __init__(self, mass: Float[Tensor, "d d"]) -> None:
+        wide = mass.double()
+        if not torch.allclose(wide, wide.mT, rtol=1e-5, atol=1e-8):
+            raise ValueError("a dense mass must be symmetric; got a matrix that differs from its transpose.")
+        factor, failed = torch.linalg.cholesky_ex(wide)
+        if failed or not bool(factor.isfinite().all()):
+            raise ValueError("a dense mass must be positive definite and finite; its Cholesky factorisation failed.")
+        self.factor, self.inverse = factor.to(mass.dtype), torch.cholesky_inverse(factor).to(mass.dtype)
+
+    def momentum(self, xi: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        return (xi.flatten(1) @ self.factor.T).view_as(xi)  # rows: (L xi)^T
+
+    def velocity(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+        return (p.flatten(1) @ self.inverse).view_as(p)
+
+    def kinetic(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+        return 0.5 * sum_event(p * self.velocity(p))
+
+
+def as_mass(mass: float | Tensor | None, x: Float[Tensor, "chain *event"]) -> Mass:
+    """The mass that a user gave, for chains like `x`.
+
+    Args:
+        mass: `None` for the identity, a positive number, a tensor of the event's shape (diagonal), or a matrix
+            `[d, d]` over the d components of the flattened event (dense).
+        x: The chains, for event shape, dtype and device.
+
+    Raises:
+        ValueError: If the shape fits neither, or the mass is not positive definite.
+    """
+    if mass is None:
+        return ScalarMass()
+    if not isinstance(mass, Tensor) or mass.ndim == 0:
+        return ScalarMass(mass)
+    event, d = x.shape[1:], x.shape[1:].numel()
+    mass = mass.to(x.dtype)
+    if mass.device.type != x.device.type:
+        raise ValueError(f"the mass is on {mass.device}, the chains on {x.device}: move one of them.")
+    if mass.shape == event:
+        return DiagonalMass(mass)
+    if mass.shape == (d, d):
+        return DenseMass(mass)
+    raise ValueError(
+        f"mass has shape {list(mass.shape)}; expected a number, {list(event)} for a diagonal mass, or {[d, d]} for a dense "
+        f"one, because a point has shape {list(event)}."
+    )
+
+
+def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass, step_size: float | Tensor,
+             kick: float | Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    r"""Integrates Hamilton's equations: $p \mathrel{-}= \tfrac h2 \nabla E$, then $x \mathrel{+}= h M^{-1} p$, then p again.
+
+    Args:
+        x: Position, `[chain, *event]`.
+        p: Momentum, `[chain, *event]`.
+        gradient: Of the energy at x, so that n steps cost n gradients.
+        target: Energy and gradient.
+        mass: The metric.
+        step_size: $h$.
+        kick: $h / T$, the step of the momentum.
+        n_steps: Steps.
+
+    Returns:
+        Position, momentum, and energy and gradient at the position.
+
+    Note: reversible, volume preserving, with an energy error of O(h²). Whatever it becomes, it returns: a trajectory that
+    leaves the finite numbers ends in NaN, which the accept test rejects.
+    """
+    p = add_scaled(p, -0.5 * kick, gradient)
+    energy = gradient
+    for i in range(n_steps):
+        x = add_scaled(x, step_size, mass.velocity(p))
+        energy, gradient = target(x)
+        p = add_scaled(p, -kick if i < n_steps - 1 else -0.5 * kick, gradient)
+    return x, p, energy, gradient
