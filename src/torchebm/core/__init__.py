@@ -12,7 +12,7 @@ from .analytic import (
     RastriginModel,
     RosenbrockModel,
 )
-from .composite import MixtureModel, TransformedModel, WeightedSum
+from .composite import MixtureModel, WeightedSum
 from .divergence import SamplingDivergenceWarning
 from .energies import NonFiniteEnergyError
 from .first_generation_classes import CompositeEnergy, DoubleWellEnergy, EnergyFunction, GaussianEnergy, Loss, Sampler
@@ -32,6 +32,7 @@ from .schedulers import (
     WarmupScheduler,
 )
 from .target import Target
+from .transformed import StandardizedModel, TransformedModel
 
 __all__ = [
     "AckleyModel",
@@ -69,6 +70,7 @@ __all__ = [
     "SamplerState",
     "SamplingDivergenceWarning",
     "Scheduled",
+    "StandardizedModel",
     "Target",
     "TemperatureScheduler",
     "TransformedModel",

@@ -80,7 +80,7 @@ class _SeparableModel(NumberModel):
         raise NotImplementedError
 
     def _support(self) -> tuple[float, float, float]:
-        """Where in t >= 0 the density is not below 1e-17 of its peak, from and to, and the width of its narrowest mode."""
+        """Where in t >= 0 the density exceeds 1e-17 of its peak, from and to, and the width of its narrowest mode."""
         raise NotImplementedError
 
     @property
@@ -122,7 +122,7 @@ class _SeparableModel(NumberModel):
     def _masses(self) -> tuple[Tensor, Tensor]:
         t, density = self._grid()
         masses = density * (t[1] - t[0])
-        masses[0] *= 0.5  # the trapezoid rule, exact to rounding for a smooth even function that vanishes at the other end
+        masses[0] *= 0.5  # the trapezoid rule: exact to rounding, as the even function vanishes at the other end
         return t, masses
 
 

@@ -82,9 +82,10 @@ class NumberModel(ClosedFormModel):
 def check_points(x: Tensor, event_shape: torch.Size | None) -> None:
     """Refuses points of another shape than the model's, and points that are not real numbers in floating point."""
     if event_shape is not None and x.shape[1:] != event_shape:
+        expected = ", ".join(["batch", *map(str, event_shape)])
         raise ValueError(
-            f"x has shape {list(x.shape)}; expected {['batch', *event_shape]}, one point of shape {list(event_shape)} a "
-            "row.".replace("'", "") + (" For a single point: x.unsqueeze(0)." if x.shape == event_shape else "")
+            f"x has shape {list(x.shape)}; expected [{expected}], one point of shape {list(event_shape)} a row."
+            + (" For a single point: x.unsqueeze(0)." if x.shape == event_shape else "")
         )
     if not x.is_floating_point():
         raise TypeError(f"x must be in floating point; got {x.dtype}. Convert it with x.float().")

@@ -1,18 +1,17 @@
-"""Energies made of other energies: weighted sums, mixtures, and densities pushed through a transform."""
+"""Energies made of other energies: weighted sums and mixtures."""
 
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions.transforms import Transform
 
 from .checks import integer, number
 from .model import BaseModel
 from .random import categorical
 from .shapes import sum_event
 
-__all__ = ["MixtureModel", "TransformedModel", "WeightedSum"]
+__all__ = ["MixtureModel", "WeightedSum"]
 
 
 class WeightedSum(BaseModel):
@@ -127,40 +126,6 @@ class MixtureModel(BaseModel):
 
     def _log_weights(self, energies: Tensor) -> Tensor:
         return self.log_weights.to(energies.dtype).unsqueeze(1)  # [component, 1]
-
-
-class TransformedModel(BaseModel):
-    r"""The density of $x = T(z)$ when $z$ has the energy $E_z$: $E(x) = E_z(T^{-1}(x)) + \log |\det \partial T / \partial z|$.
-
-    A network that works on standardised values becomes, with the scaling as its transform, a model in the data's own
-    units: energies, likelihoods and samples are in those units, while samplers walk in $z$, where all directions have
-    one scale.
-
-    Args:
-        inner: The energy of z.
-        transform: A `torch.distributions` bijection from z to x.
-
-    Example:
-        >>> from torch.distributions.transforms import AffineTransform
-        >>> from torchebm.core import HarmonicModel
-        >>> model = TransformedModel(HarmonicModel(), AffineTransform(torch.tensor([10.0]), torch.tensor([2.0])))
-        >>> model(torch.tensor([[12.0]]))  # half a square, plus the logarithm of the scale
-        tensor([1.1931])
-    """
-
-    def __init__(self, inner: BaseModel, transform: Transform) -> None:
-        super().__init__()
-        self.inner = inner
-        self.transform = transform
-        self.event_shape = inner.event_shape
-
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
-        z = self.transform.inv(x)
-        log_det = self.transform.log_abs_det_jacobian(z, x)
-        return self.inner(z, **model_kwargs) + sum_event(log_det)
-
-    def coordinates(self) -> tuple[BaseModel, Transform]:
-        return self.inner, self.transform
 
 
 def _common_event_shape(models: Sequence[BaseModel]) -> torch.Size | None:

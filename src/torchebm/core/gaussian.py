@@ -92,7 +92,7 @@ class GaussianModel(ClosedFormModel):
 class GaussianMixtureModel(ClosedFormModel):
     r"""A mixture of normal densities: several modes at known places, for samplers that should visit them all.
 
-    $E(x) = -\log \sum_k w_k\, \mathcal N(x;\, \mu_k, \Sigma_k)$   (weights $w_k$, means $\mu_k$, covariances $\Sigma_k$)
+    $E(x) = -\log \sum_k w_k\, \mathcal N(x;\, \mu_k, \Sigma_k)$ (weights $w_k$, means $\mu_k$, covariances $\Sigma_k$)
 
     The energy is normalised: `log_z` is 0.
 

@@ -198,7 +198,8 @@ class MarkovSampler(BaseSampler):
         """Runs the chains and returns where they end, or the way they went.
 
         Args:
-            x: Starting points, `[chain, *event]`; never modified. Left out, they are standard normal.
+            x: Starting points, `[chain, *event]`; never modified. Left out, they are standard normal (in the coordinates that
+                the sampler walks in, for a transformed model).
             dim: Event shape, if `x` is left out and the model does not know it.
             n_steps: Transitions; the first uses each schedule's value at step 0.
             n_samples: Chains, if `x` is left out.
@@ -238,8 +239,8 @@ class MarkovSampler(BaseSampler):
         """A tensor of its own, `[chain, *event]`, in the user's coordinates."""
         n_samples = integer("n_samples", n_samples)
         shape = self.model.event_shape if dim is None else torch.Size([dim] if isinstance(dim, int) else dim)
+        inner, transform = self.model.coordinates()
         if state is not None:
-            transform = self.model.coordinates()[1]
             own = state.x.clone() if transform is None else transform(state.x)
             if x is not None and not torch.equal(x, own):
                 raise ValueError("x differs from the chains in state: leave x out to continue from the state.")
@@ -251,7 +252,9 @@ class MarkovSampler(BaseSampler):
                     "dim=2 for vectors of length 2."
                 )
             check_generator(generator, self.device)
-            x = randn((n_samples, *shape), generator=generator, dtype=self.dtype, device=self.device)
+            walked = shape if transform is None else inner.event_shape or shape
+            x = randn((n_samples, *walked), generator=generator, dtype=self.dtype, device=self.device)
+            x = x if transform is None else transform(x)
         else:
             x = self._own(x)
             if n_samples not in (1, len(x)):

@@ -65,8 +65,8 @@ class BaseModel(nn.Module):
                 (gradient,) = torch.autograd.grad(energy.sum(), y, allow_unused=True)
             if gradient is None:
                 raise ValueError(
-                    f"the energy of {type(self).__name__} does not depend on x as far as autograd can see, so it has no "
-                    "gradient. forward was probably decorated with torch.no_grad(), or detaches x."
+                    f"the energy of {type(self).__name__} does not depend on x as far as autograd can see, so it has "
+                    "no gradient. forward was probably decorated with torch.no_grad(), or detaches x."
                 )
         return energy.detach(), gradient
 
@@ -148,7 +148,7 @@ class EnergyModel(BaseModel):
 
     def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         energy = self.network(x, **model_kwargs)
-        return energy.squeeze(-1) if energy.ndim == 2 and energy.shape[-1] == 1 else energy
+        return energy.squeeze(-1) if isinstance(energy, Tensor) and energy.shape == (len(x), 1) else energy
 
 
 def mixture(models: Sequence[BaseModel], weights: Sequence[float] | Tensor | None = None) -> "MixtureModel":

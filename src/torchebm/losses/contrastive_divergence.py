@@ -8,7 +8,9 @@ from ..core.checks import integer, number
 from ..core.energies import check_energies
 from ..core.first_generation import FirstGenerationContrastiveDivergence
 from ..core.loss import BaseLoss, LossOutput
+from ..core.markov import MarkovSampler
 from ..core.model import BaseModel
+from ..core.random import randn
 from ..core.sampler import BaseSampler
 from .replay_buffer import FreshChains, ReplayBuffer
 
@@ -33,6 +35,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
             bias a density at temperature 1; recipes for short-run generators use 0.05.
         energy_reg_weight: Weight of $\langle E^2 \rangle$ over data and negatives, which keeps energies near zero: the
             loss leaves their level open.
+        data_noise: Standard deviation of Gaussian noise added to each batch, a number or one a component; it gives data
+            that lie on a grid or in a subspace a density to learn, namely that of the noisy data.
         fresh_chains: Where fresh chains begin: `"uniform"`, `"gaussian"` or `"data"`; see `ReplayBuffer`.
         reset_schedulers: Whether the sampler's schedules begin anew at each update, or run on through training.
 
@@ -64,7 +68,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
 
     def __init__(self, model: BaseModel, sampler: BaseSampler, k_steps: int = 10, persistent: bool = False,
                  buffer_size: int = 10_000, new_sample_ratio: float = 0.0, energy_reg_weight: float = 0.001, *,
-                 fresh_chains: FreshChains = "uniform", reset_schedulers: bool = True) -> None:  # fmt: skip
+                 data_noise: float | Float[Tensor, "*event"] = 0.0, fresh_chains: FreshChains = "uniform",
+                 reset_schedulers: bool = True) -> None:  # fmt: skip
         super().__init__(model, sampler)
         if not isinstance(sampler, BaseSampler):
             raise TypeError(f"sampler must be a BaseSampler, such as LangevinDynamics(model); got {type(sampler).__name__}.")
@@ -74,6 +79,7 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         if self.new_sample_ratio and not self.persistent:
             raise ValueError("new_sample_ratio concerns persistent chains: give persistent=True with it.")
         self.energy_reg_weight = number("energy_reg_weight", energy_reg_weight, at_least=0.0)
+        self.data_noise = data_noise if isinstance(data_noise, Tensor) else number("data_noise", data_noise, at_least=0.0)
         self.reset_schedulers = bool(reset_schedulers)
         self.replay_buffer = ReplayBuffer(buffer_size, fresh_chains) if persistent else None
         self._uncommitted: tuple[Tensor, Tensor] | None = None
@@ -81,11 +87,13 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
     def evaluate(self, batch: Float[Tensor, "batch *event"], *, generator: torch.Generator | None = None) -> LossOutput:
         self.check_batch(batch)
         batch = batch.detach()
+        if isinstance(self.data_noise, Tensor) or self.data_noise > 0:
+            xi = randn(batch.shape, generator=generator, dtype=batch.dtype, device=batch.device)
+            batch = batch + self.data_noise * xi
         slots, start = None, batch
         if self.replay_buffer is not None:
             slots, start = self.replay_buffer.draw(len(batch), batch, self.new_sample_ratio, generator=generator)
-        negatives = self.sampler.sample(x=start, n_steps=self.k_steps, generator=generator,
-                                        reset_schedulers=self.reset_schedulers)  # fmt: skip
+        negatives, metrics = self._negatives(start, generator)
         self._uncommitted = None if slots is None else (slots, negatives)
         energy_data, energy_negative = self.model(batch), self.model(negatives)  # each [batch]
         check_energies(data=energy_data, negatives=energy_negative)
@@ -93,13 +101,25 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         level = 0.5 * (energy_data.square().mean() + energy_negative.square().mean())
         return LossOutput(
             loss=-gap + self.energy_reg_weight * level,
-            metrics={
+            metrics=metrics
+            | {
                 "energy_data": energy_data.detach().mean(),
                 "energy_negative": energy_negative.detach().mean(),
                 "energy_gap": gap.detach(),
             },
             negatives=negatives,
         )
+
+    def _negatives(self, start: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs the chains on from `start`, and says how well they moved."""
+        options = {"x": start, "n_steps": self.k_steps, "generator": generator, "reset_schedulers": self.reset_schedulers}
+        if not isinstance(self.sampler, MarkovSampler):
+            negatives, metrics = self.sampler.sample(**options), {}
+        else:
+            run = self.sampler.run(**options, diagnostics=self.sampler.can_reject)
+            rate = (run.diagnostics or {}).get("acceptance_rate")
+            negatives, metrics = run.x, {} if rate is None else {"acceptance_rate": rate.mean()}
+        return negatives, metrics | {"displacement": (negatives - start).square().mean().sqrt()}
 
     def commit(self) -> None:
         """Writes the last negatives back to the slots that their chains came from."""

@@ -1,15 +1,15 @@
 """Convolutional energies of images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchebm.core.checks import integer
 from torchebm.core.closed_form import check_points
 from torchebm.core.model import BaseModel
 
-from .layers import check_image_shape, maybe_spectral_norm
+from .layers import check_image_shape, check_widths, maybe_spectral_norm
 
 __all__ = ["ConvEnergy"]
 
@@ -25,7 +25,7 @@ class ConvEnergy(BaseModel):
         image_shape: `(channels, height, width)`, sides of 8 or more; they need not be equal.
         channels: Width of each stage. The default has 312,065 parameters on 8x8 and 28x28 images of one channel, and
             574,913 on 32x32 images of three.
-        spectral_norm: Whether each layer is divided by its largest singular value, which bounds the slope of the energy.
+        spectral_norm: Whether each layer is divided by its largest singular value, which bounds the slope.
 
     Example:
         >>> import torch
@@ -38,16 +38,16 @@ class ConvEnergy(BaseModel):
                  spectral_norm: bool = False) -> None:  # fmt: skip
         super().__init__()
         self.event_shape = check_image_shape(image_shape)
-        widths = [integer("each of channels", width, at_least=1) for width in channels]
+        widths = check_widths("channels", channels)
         side = min(self.event_shape[1:])
         if not 1 <= len(widths) <= side.bit_length():
-            raise ValueError(f"channels must name 1 to {side.bit_length()} stages, as each but the first halves an image "
-                             f"whose shorter side is {side}; got {len(widths)}.")  # fmt: skip
+            raise ValueError(f"channels must name 1 to {side.bit_length()} stages, as each but the first halves an "
+                             f"image whose shorter side is {side}; got {len(widths)}.")  # fmt: skip
         side >>= len(widths) - 1
         while side >= 8:
             widths, side = [*widths, widths[-1]], side // 2
         layers: list[nn.Module] = [nn.Conv2d(self.event_shape[0], widths[0], 3, padding=1), nn.SiLU()]
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in pairwise(widths):
             # 4x4 for stride 2, so that every pixel is seen equally often and the gradient has no checkerboard
             layers += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1), nn.SiLU()]
         layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.SiLU()]

@@ -1,6 +1,7 @@
 """Fully connected networks, and energies of vectors made of them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torchebm.core.checks import integer
 from torchebm.core.closed_form import check_points
 from torchebm.core.model import BaseModel
 
-from .layers import maybe_spectral_norm
+from .layers import check_widths, maybe_spectral_norm
 
 __all__ = ["MLP", "MLPEnergy"]
 
@@ -32,11 +33,10 @@ class MLP(nn.Sequential):
 
     def __init__(self, input_dim: int, hidden_dims: Sequence[int] = (128, 128), output_dim: int = 1, *,
                  spectral_norm: bool = False) -> None:  # fmt: skip
-        widths = [integer("input_dim", input_dim, at_least=1)]
-        widths += [integer("each of hidden_dims", width, at_least=1) for width in hidden_dims]
-        widths += [integer("output_dim", output_dim, at_least=1)]
+        n_in, n_out = integer("input_dim", input_dim, at_least=1), integer("output_dim", output_dim, at_least=1)
+        widths = [n_in, *check_widths("hidden_dims", hidden_dims), n_out]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in pairwise(widths):
             layers += [maybe_spectral_norm(nn.Linear(n_in, n_out), spectral_norm), nn.SiLU()]
         super().__init__(*layers[:-1])
 
@@ -47,7 +47,7 @@ class MLPEnergy(BaseModel):
     Args:
         input_dim: Length of the vectors.
         hidden_dims: Width of each hidden layer. The default on 2-D data has 17,025 parameters.
-        spectral_norm: Whether each layer is divided by its largest singular value, which bounds the slope of the energy.
+        spectral_norm: Whether each layer is divided by its largest singular value, which bounds the slope.
 
     Example:
         >>> import torch

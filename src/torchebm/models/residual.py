@@ -26,7 +26,7 @@ class ResNetEnergy(BaseModel):
         image_shape: `(channels, height, width)`, sides of 8 or more; they need not be equal.
         channels: Width of all blocks.
         n_blocks: Number of blocks. The default has 296,129 parameters on images of one channel, 297,281 on three.
-        spectral_norm: Whether each layer is divided by its largest singular value, which bounds the slope of the energy.
+        spectral_norm: Whether each layer is divided by its largest singular value, which bounds the slope.
 
     References: Du & Mordatch (2019), Implicit generation and modeling with EBMs, https://arxiv.org/abs/1903.08689
     Example:

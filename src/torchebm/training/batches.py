@@ -1,0 +1,41 @@
+"""Which rows make up which batch: a pure function of seed and step, so that a resumed run sees what it would have seen."""
+
+from collections.abc import Sized
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from ..core.checks import integer
+from ..core.random import generator_for, randperm
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Batches by step: every epoch is a permutation of the data, and what is left over at its end is passed over.
+
+    Args:
+        data: A tensor `[n, *event]`, or a map-style dataset of such points.
+        batch_size: Rows in a batch; at most n.
+        key: Of the random stream.
+    """
+
+    def __init__(self, data: Tensor | Dataset, batch_size: int, key: tuple[int | str, ...]) -> None:
+        if not isinstance(data, Tensor) and not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
+            raise TypeError(f"data must be a tensor [n, *event] or a dataset with a length; got {type(data).__name__}.")
+        self.data, self.key = data, key
+        self.batch_size = integer("batch_size", batch_size, at_least=1)
+        self.per_epoch = len(data) // self.batch_size
+        if self.per_epoch == 0:
+            raise ValueError(f"batch_size={batch_size} exceeds the {len(data)} rows of data: give a smaller batch_size.")
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __getitem__(self, step: int) -> Tensor:
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, randperm(len(self.data), generator=generator_for(*self.key, epoch))
+        rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        if isinstance(self.data, Tensor):
+            return self.data[rows.to(self.data.device)]
+        return default_collate([self.data[int(row)] for row in rows])
