@@ -45,11 +45,11 @@ class HarmonicModel(NumberModel):
         super().__init__(dim)
         self.k = number("k", k, above=0.0)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         check_points(x, self.event_shape)
         return 0.5 * self.k * sum_event(x * x)
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         check_points(x, self.event_shape)
         return self.k * x.detach()
 
@@ -146,11 +146,11 @@ class DoubleWellModel(_SeparableModel):
         self.barrier_height = number("barrier_height", barrier_height, above=0.0)
         self.b = number("b", b, above=0.0)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         check_points(x, self.event_shape)
         return sum_event(self._one(x))
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         check_points(x, self.event_shape)
         x, h, b = x.detach(), self.barrier_height, self.b
         return (x * (-4 * h * b * b)).addcmul_(x, x * x, value=4 * h)  # 4h x (x² - b²) in three passes
@@ -182,11 +182,11 @@ class RastriginModel(_SeparableModel):
         super().__init__(dim)
         self.a = number("a", a, at_least=0.0)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         check_points(x, self.event_shape)
         return sum_event(self._one(x))
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         check_points(x, self.event_shape)
         x = x.detach()
         return torch.add(2 * x, (2 * math.pi * x).sin_(), alpha=2 * math.pi * self.a)
@@ -222,7 +222,7 @@ class AckleyModel(NumberModel):
         self.b = number("b", b, above=0.0)
         self.c = number("c", c, above=0.0)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         check_points(x, self.event_shape)
         flat = x.reshape(*x.shape[:1], math.prod(x.shape[1:]))
         # expm1 so that the minimum is exactly 0; the norm has a subgradient of 0 at 0, which a square root has not.
@@ -230,7 +230,7 @@ class AckleyModel(NumberModel):
         mean_cosine = torch.cos(self.c * flat).mean(1)
         return -self.a * torch.expm1(-self.b * root_mean_square) - math.e * torch.expm1(mean_cosine - 1)
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         check_points(x, self.event_shape)
         flat = x.detach().reshape(*x.shape[:1], math.prod(x.shape[1:]))
         n = flat.shape[1]

@@ -36,14 +36,14 @@ class ClosedFormModel(BaseModel):
         (tensor([17.]), tensor([[ 4., 32.]]))
     """
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         """The gradient of the energy, uphill."""
         raise NotImplementedError(f"{type(self).__name__} must define gradient(x) -> [batch, *event], "
                                   "or derive from BaseModel, which differentiates forward.")  # fmt: skip
 
     def energy_and_gradient(
-        self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *event"]]:
+        self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
         x = x.detach()
         return self(x, **model_kwargs), self.gradient(x, **model_kwargs)
 
@@ -75,7 +75,7 @@ class NumberModel(ClosedFormModel):
     def _moment(self, value: float | Sequence) -> Tensor:
         return torch.tensor(value, dtype=self.anchor.dtype, device=self.anchor.device)
 
-    def _randn(self, n: int, generator: torch.Generator | None) -> Float[Tensor, "n *event"]:
+    def _randn(self, n: int, generator: torch.Generator | None) -> Float[Tensor, " n *event"]:
         return draw_normal(n, self._dim("sample"), self.anchor, generator)
 
 

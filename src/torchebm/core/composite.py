@@ -36,12 +36,12 @@ class WeightedSum(BaseModel):
         self.constant = number("constant", constant)
         self.event_shape = _common_event_shape(models)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         return sum((w * m(x, **model_kwargs) for w, m in self._terms()), start=self.constant)
 
     def energy_and_gradient(
-        self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *event"]]:
+        self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
         energy, gradient = self.constant, 0.0
         for weight, model in self._terms():
             its_energy, its_gradient = model.energy_and_gradient(x, **model_kwargs)
@@ -53,7 +53,7 @@ class WeightedSum(BaseModel):
         """Known where a single energy of known `log_z` was shifted by a constant."""
         return self._shifted("log_z").log_z - self.constant
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n *event"]:
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
         """Exact, independent draws, where a single energy that has them was shifted by a constant."""
         return self._shifted("sample").sample(n, generator=generator)
 
@@ -96,13 +96,13 @@ class MixtureModel(BaseModel):
         self.register_buffer("log_weights", (weights / weights.sum()).log().to(torch.get_default_dtype()))
         self.event_shape = _common_event_shape(models)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         energies = torch.stack([model(x, **model_kwargs) for model in self.models])  # [component, batch]
         return -torch.logsumexp(self._log_weights(energies) - energies, 0)
 
     def energy_and_gradient(
-        self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *event"]]:
+        self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
         parts = [model.energy_and_gradient(x, **model_kwargs) for model in self.models]
         energies = torch.stack([energy for energy, _ in parts])  # [component, batch]
         log_shares = self._log_weights(energies) - energies
@@ -115,7 +115,7 @@ class MixtureModel(BaseModel):
         """Known where every component's is."""
         return torch.logsumexp(self._log_masses(), 0)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n *event"]:
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
         """Exact, independent draws, where every component has them."""
         which = categorical(self._log_masses().softmax(0), integer("n", n), generator=generator)  # [n]
         draws = [model.sample(n, generator=generator) for model in self.models]  # every component draws n: one order

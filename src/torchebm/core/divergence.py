@@ -25,12 +25,12 @@ class DivergenceWatch:
         n_steps: Transitions to come.
     """
 
-    def __init__(self, x: Float[Tensor, "chain *event"], stuck: Bool[Tensor, " chain"] | None, n_steps: int) -> None:
+    def __init__(self, x: Float[Tensor, " chain *event"], stuck: Bool[Tensor, " chain"] | None, n_steps: int) -> None:
         self.n_chains = len(x)
         self.stuck = torch.zeros(len(x), dtype=torch.bool, device=x.device) if stuck is None else stuck
         self.n_stuck = int(self.stuck.sum())
         self._event = x.shape[1:].numel()
-        self._ones = x.new_ones(self._event)
+        self._shares = x.new_full((self._event,), 1 / self._event)  # a mean, since a sum may overflow in float16
         self._window = x.new_empty(max(1, min(_WINDOW, n_steps)), len(x))
         self._rows = tuple(self._window)
         self._broken: Tensor | None = None  # the window in which a chain broke, as it was
@@ -38,8 +38,8 @@ class DivergenceWatch:
         self._n_windows = self._filled = 0
 
     def __call__(self, i: int, state: Any, info: Any) -> None:
-        """Takes note of one transition: the sum over a point is infinite or NaN where the point is."""
-        torch.mv(state.x.reshape(-1, self._event), self._ones, out=self._rows[self._filled])
+        """Takes note of one transition: the mean over a point is infinite or NaN where the point is."""
+        torch.mv(state.x.reshape(-1, self._event), self._shares, out=self._rows[self._filled])
         self._filled += 1
         if self._filled == len(self._rows):
             self._close_window()

@@ -13,7 +13,9 @@ class NonFiniteEnergyError(ArithmeticError):
 
 def check_energies(**energies: Float[Tensor, " n"]) -> None:
     """Refuses energies that are not finite, with the numbers in the message."""
-    if bool(torch.stack([energy.detach().sum() for energy in energies.values()]).isfinite().all()):
+    if bool(
+        torch.stack([energy.isfinite().all() for energy in energies.values()]).all()
+    ):  # sums of finite ones overflow
         return
     parts = []
     for name, energy in energies.items():
@@ -22,6 +24,7 @@ def check_energies(**energies: Float[Tensor, " n"]) -> None:
         extent = f"the others from {finite.min():.4g} to {finite.max():.4g}" if len(finite) else "no other"
         parts.append(f"{int(bad.sum())} of {len(energy)} energies of {name} are not finite ({extent})")
     raise NonFiniteEnergyError(
-        "; ".join(parts) + ". Usual fixes: a smaller learning rate or sampler step size, grad_clip_norm, spectral norm, "
+        "; ".join(parts)
+        + ". Usual fixes: a smaller learning rate or sampler step size, grad_clip_norm, spectral norm, "
         "or a larger energy_reg_weight."
     )

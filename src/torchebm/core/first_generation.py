@@ -1,8 +1,8 @@
-"""The earlier spelling of the API, all of it: `EnergyFunction`, `energy_function=`, `sample_chain`, `k`, `(model, data)`.
+"""The earlier spelling of the API: `EnergyFunction`, `energy_function=`, `sample_chain`, `k`, `(model, data)`.
 
 Samplers and losses inherit a mixin each, which translates arguments where a class is constructed and offers the earlier
-methods; the classes that have no later twin are in `first_generation_classes.py`. Nothing else in the library knows about
-it. Where the two generations disagree, the docs say which one holds: `docs/two-generations.md`.
+methods; the classes that have no later twin are in `first_generation_classes.py`. Nothing else in the library knows
+about it. Where the two generations disagree, the docs say which one holds: `docs/two-generations.md`.
 """
 
 import inspect
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .energies import check_energies
 from .model import BaseModel, as_model, evaluating
+from .schedulers import ConstantScheduler
 from .target import Target
 
 __all__ = ["FirstGenerationContrastiveDivergence", "FirstGenerationSampling"]
@@ -25,7 +26,7 @@ _LATER_NAMES = {"energy_function": "model", "mass_matrix": "mass", "k": "k_steps
 
 
 class FirstGenerationSampling:
-    """What samplers understand of the earlier API: `energy_function=`, `mass_matrix=`, `sample_chain`, `sample_step`."""
+    """What samplers know of the earlier API: `energy_function=`, `mass_matrix=`, `sample_chain`, `sample_step`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -34,6 +35,7 @@ class FirstGenerationSampling:
         if "sample_step" in cls.__dict__ and hasattr(cls, "step"):
             for name in ("init", "refresh", "noise", "draw", "step"):
                 setattr(cls, name, getattr(_OverriddenStep, name))
+            cls.needs_gradient = False  # what the author's step needs, it asks the model for
 
     @property
     def energy_function(self) -> BaseModel:
@@ -45,7 +47,7 @@ class FirstGenerationSampling:
         self.model = as_model(energy_function)
 
     def sample_chain(self, dim: int | tuple[int, ...] | None = None, n_steps: int = 100, n_samples: int = 1,
-                     initial_samples: Float[Tensor, "chain *event"] | None = None, return_trajectory: bool = False,
+                     initial_samples: Float[Tensor, " chain *event"] | None = None, return_trajectory: bool = False,
                      **options: Any) -> Any:  # fmt: skip
         """`sample`, with what it returned in the first generation.
 
@@ -68,9 +70,12 @@ class FirstGenerationSampling:
         return trajectory[-1].clone(), trajectory
 
     @torch.no_grad()
-    def sample_step(self, x: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+    def sample_step(self, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         """One transition at the parameters in force. A subclass that overrides it has it run by `sample`."""
-        kernel = next(cls for cls in type(self).__mro__ if cls.__dict__.get("step", _OverriddenStep.step) is not _OverriddenStep.step)
+        own = _OverriddenStep.step
+        kernel = next((cls for cls in type(self).__mro__ if cls.__dict__.get("step", own) is not own), None)
+        if kernel is None:
+            raise NotImplementedError(f"{type(self).__name__} has no transition of its own: define sample_step(x).")
         target = Target(self.model, precision=self.precision)
         with evaluating(self.model):
             state = kernel.init(self, x, target, None)
@@ -102,15 +107,27 @@ class _OverriddenStep:
 
     def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
         if generator is not None:
-            raise ValueError(f"{type(self).__name__}.sample_step draws for itself and takes no generator: leave it out.")
+            raise ValueError(
+                f"{type(self).__name__}.sample_step draws for itself and takes no generator: leave it out."
+            )
 
-    def step(self, state: _Position, noise: tuple[Tensor, ...], target: Target, **parameters: Any) -> tuple[_Position, _Flag]:
-        x = self.sample_step(state.x).detach()
+    def step(self, state: _Position, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
+             **parameters: float) -> tuple[_Position, _Flag]:  # fmt: skip
+        if isinstance(temperature, Tensor) or temperature != 1.0:
+            raise ValueError(
+                f"{type(self).__name__}.sample_step knows no temperature: sample model.tempered(T) instead."
+            )
+        schedules = dict(self.schedulers)
+        try:  # sample_step reads the numbers in force from the sampler
+            self.schedulers.update({name: ConstantScheduler(value) for name, value in parameters.items()})
+            x = self.sample_step(state.x).detach()
+        finally:
+            self.schedulers.update(schedules)
         return _Position(x), _Flag(~x.isfinite().reshape(len(x), -1).all(1))
 
 
 class FirstGenerationContrastiveDivergence:
-    """What the loss understands of the earlier API: `k=`, and, where no model was given, `batch_size=` and `(model, data)`."""
+    """What the loss knows of the earlier API: `k=` and, where no model was given, `batch_size=` and `(model, data)`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -121,11 +138,16 @@ class FirstGenerationContrastiveDivergence:
         """`loss(batch)`; `loss(model, data)`, the scalar, if the loss was constructed without a model."""
         if not self.__dict__.get("_takes_model", False):
             return super().forward(*args, **kwargs)
+        if len(args) != 2:
+            raise TypeError(f"this loss was made without a model, so it is called with (model, data); got {len(args)} "
+                            "arguments. For loss(batch), make it with model=.")  # fmt: skip
         model, data = args
         self.check_batch(data)
         self.sampler.energy_function = model
         n_samples = self.__dict__["_batch_size"] or len(data)
-        samples = self.sampler.sample_chain(dim=tuple(data.shape[1:]), n_steps=self.k_steps, n_samples=n_samples, **kwargs)
+        samples = self.sampler.sample_chain(
+            dim=tuple(data.shape[1:]), n_steps=self.k_steps, n_samples=n_samples, **kwargs
+        )
         energy_data, energy_samples = self.sampler.model(data), self.sampler.model(samples)
         check_energies(data=energy_data, negatives=energy_samples)
         return energy_data.mean() - energy_samples.mean()
@@ -133,12 +155,17 @@ class FirstGenerationContrastiveDivergence:
 
 def _without_model(init: Callable[..., None]) -> Callable[..., None]:
     """`__init__` that may be called without a model: it comes with each batch then."""
+    if not {"model", "sampler"} <= set(inspect.signature(init).parameters):
+        return init  # a subclass that says otherwise where its model comes from
 
     @wraps(init)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
-        takes_model = not args and "model" not in kwargs and "sampler" in kwargs
-        batch_size = kwargs.pop("batch_size", None) if takes_model else None
+        takes_model = not args and "sampler" in kwargs and not {"model", "energy_function"} & set(kwargs)
+        batch_size = None
         if takes_model:
+            batch_size = kwargs.pop("batch_size", None)
+            if later := set(kwargs) - {"sampler", "k", "k_steps"}:
+                raise TypeError(f"model is missing; only with it can {', '.join(sorted(later))} be given.")
             kwargs["model"] = kwargs["sampler"].model
         init(self, *args, **kwargs)
         self.__dict__["_takes_model"], self.__dict__["_batch_size"] = takes_model, batch_size

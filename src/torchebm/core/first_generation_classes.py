@@ -24,7 +24,7 @@ class EnergyFunction(BaseModel, metaclass=ABCMeta):
     Everywhere else `score` is the gradient of the log-density, the opposite sign; `gradient` is the energy's in both.
     """
 
-    def score(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def score(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         r"""$\nabla E(x)$: uphill in energy."""
         return self.gradient(x, **model_kwargs)
 
@@ -43,10 +43,10 @@ class DoubleWellEnergy(EnergyFunction, ClosedFormModel):
         super().__init__()
         self.a, self.b = number("a", a, above=0.0), number("b", b, above=0.0)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         return self.a * sum_event((x * x - self.b).square())
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         return 4 * self.a * x * (x * x - self.b)
 
 
@@ -75,5 +75,5 @@ class Loss(ABC):
     """The base class of the first generation's own losses: write `__call__(model, data_samples)`."""
 
     @abstractmethod
-    def __call__(self, model: BaseModel, data_samples: Float[Tensor, "batch *event"], **kwargs: Any) -> Tensor:
+    def __call__(self, model: BaseModel, data_samples: Float[Tensor, " batch *event"], **kwargs: Any) -> Tensor:
         """The scalar loss."""

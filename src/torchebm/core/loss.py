@@ -1,6 +1,6 @@
 """Losses: what training minimises."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +20,11 @@ class LossOutput(NamedTuple):
     """The scalar to differentiate."""
     metrics: dict[str, Float[Tensor, ""]]
     """Detached figures by name; reading them is left to whoever wants them."""
-    negatives: Float[Tensor, "n *event"] | None = None
+    negatives: Float[Tensor, " n *event"] | None = None
     """The model's samples that were used, for contrastive losses."""
 
 
-class BaseLoss(nn.Module):
+class BaseLoss(nn.Module, ABC):
     """A loss over batches of data. Subclasses write `evaluate`; calling the loss unpacks what it returns.
 
     The model and the sampler are referred to, not registered: `state_dict()` holds what the loss owns, such as a replay
@@ -50,13 +50,15 @@ class BaseLoss(nn.Module):
         return self._others[1]
 
     @abstractmethod
-    def evaluate(self, batch: Float[Tensor, "batch *event"], *, generator: torch.Generator | None = None) -> LossOutput:
+    def evaluate(
+        self, batch: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None
+    ) -> LossOutput:
         """The loss of a batch, with its figures. Changes nothing that `commit` has not been called for."""
 
     def commit(self) -> None:
         """Makes what the last `evaluate` did lasting (a replay buffer's new chains): called after a finite update."""
 
-    def forward(self, batch: Float[Tensor, "batch *event"], *, generator: torch.Generator | None = None) -> Any:
+    def forward(self, batch: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None) -> Any:
         """`evaluate` and, in training mode, `commit`; returns `(loss, negatives)`, or the loss where there are none."""
         output = self.evaluate(batch, generator=generator)
         if self.training:

@@ -16,7 +16,7 @@ from .progress import progress_bar
 from .random import check_generator, randn
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
 from .sampler import BaseSampler
-from .shapes import select
+from .shapes import select, sum_event
 from .target import Target
 
 __all__ = ["MarkovSampler", "Run", "SamplerState"]
@@ -143,20 +143,39 @@ class MarkovSampler(BaseSampler):
 
         Arguments are those of `sample`; all that there is to return comes back in one `Run`.
         """
-        n_steps, n_warmup, thin = integer("n_steps", n_steps), integer("n_warmup", n_warmup), integer("thin", thin, at_least=1)
+        n_steps, n_warmup, thin = (
+            integer("n_steps", n_steps),
+            integer("n_warmup", n_warmup),
+            integer("thin", thin, at_least=1),
+        )
         if 0 < n_steps < thin:
             raise ValueError(f"thin={thin} keeps no draw of n_steps={n_steps}: thin must not exceed n_steps.")
         if trajectory and trajectory_out is not None:
-            raise ValueError("give return_trajectory=True or trajectory_out=, not both: a trajectory goes to one place.")
+            raise ValueError(
+                "give return_trajectory=True or trajectory_out=, not both: a trajectory goes to one place."
+            )
+        if state is not None and not isinstance(state, SamplerState):
+            raise TypeError(f"state must be what return_state=True returned, last; got {type(state).__name__}.")
         start = state.step if state is not None else 0 if reset_schedulers else self._step_count()
         n_draws = n_steps // thin
         parameters = self.parameter_table(start, n_steps)
         model, transform = self.model.coordinates()
-        to_user = (lambda z: z) if transform is None else transform
+        to_user = (lambda z: z) if transform is None else lambda z: transform(z).to(z.dtype)
         target = Target(model, model_kwargs, self.precision)
+
+        def energy(state: Any) -> Tensor:
+            """Of the density in the user's coordinates, where a volume may differ from the sampler's."""
+            own = self.energy(state, target)
+            if transform is None:
+                return own
+            return own + sum_event(transform.log_abs_det_jacobian(state.x, transform(state.x)))
+
         with evaluating(self.model):
             x = self._starting_points(x, dim, n_samples, state, generator)
-            z = x if transform is None else transform.inv(x)
+            if state is not None:
+                z = state.x
+            else:
+                z = x if transform is None else transform.inv(x).to(x.dtype)
             moves = n_steps + n_warmup > 0 and len(x) > 0
             stuck = self._stuck(z, target) if moves else None
             held = None if self.can_reject else stuck  # without a slope they could only become NaN
@@ -167,7 +186,7 @@ class MarkovSampler(BaseSampler):
             elif trajectory_out is not None:
                 store = TrajectoryFile(trajectory_out, x, n_draws)
             record = Recorder(x, n_draws, thin, store=store, diagnostics=diagnostics, to_user=to_user, held=held,
-                              energy=lambda state: self.energy(state, target))  # fmt: skip
+                              energy=energy, can_reject=self.can_reject)  # fmt: skip
             watch = DivergenceWatch(z, stuck, n_warmup + n_steps)
             with progress_bar(progress, n_warmup + n_steps, type(self).__name__) as tick:
                 always = ([] if self.can_reject else [watch]) + ([lambda i, state, info: tick()] if progress else [])
@@ -189,7 +208,7 @@ class MarkovSampler(BaseSampler):
             state=SamplerState(kernel, start + n_steps),
         )
 
-    def sample(self, x: Float[Tensor, "chain *event"] | None = None, dim: int | tuple[int, ...] | None = None,
+    def sample(self, x: Float[Tensor, " chain *event"] | None = None, dim: int | tuple[int, ...] | None = None,
                n_steps: int = 100, n_samples: int = 1, thin: int = 1, return_trajectory: bool = False,
                return_diagnostics: bool = False, reset_schedulers: bool = True, *, n_warmup: int = 0,
                model_kwargs: dict | None = None, generator: torch.Generator | None = None, progress: bool = False,
@@ -238,10 +257,10 @@ class MarkovSampler(BaseSampler):
                          state: SamplerState | None, generator: torch.Generator | None) -> Tensor:  # fmt: skip
         """A tensor of its own, `[chain, *event]`, in the user's coordinates."""
         n_samples = integer("n_samples", n_samples)
-        shape = self.model.event_shape if dim is None else torch.Size([dim] if isinstance(dim, int) else dim)
+        shape = self.model.event_shape if dim is None else _event_shape(dim)
         inner, transform = self.model.coordinates()
         if state is not None:
-            own = state.x.clone() if transform is None else transform(state.x)
+            own = state.x.clone() if transform is None else transform(state.x).to(state.x.dtype)
             if x is not None and not torch.equal(x, own):
                 raise ValueError("x differs from the chains in state: leave x out to continue from the state.")
             x = own
@@ -252,13 +271,15 @@ class MarkovSampler(BaseSampler):
                     "dim=2 for vectors of length 2."
                 )
             check_generator(generator, self.device)
-            walked = shape if transform is None else inner.event_shape or shape
+            walked = shape if transform is None else inner.event_shape or transform.inverse_shape(shape)
             x = randn((n_samples, *walked), generator=generator, dtype=self.dtype, device=self.device)
-            x = x if transform is None else transform(x)
+            x = x if transform is None else transform(x).to(x.dtype)
         else:
             x = self._own(x)
             if n_samples not in (1, len(x)):
-                raise ValueError(f"n_samples={n_samples}, but x has {len(x)} chains; leave n_samples out when x is given.")
+                raise ValueError(
+                    f"n_samples={n_samples}, but x has {len(x)} chains; leave n_samples out when x is given."
+                )
         if shape is not None and x.shape[1:] != shape:
             raise ValueError(
                 f"x has shape {list(x.shape)} = [chain, *event], so its event shape is {list(x.shape[1:])}; "
@@ -267,7 +288,9 @@ class MarkovSampler(BaseSampler):
         check_generator(generator, x.device)
         tensor = self._tensor_of_model()
         if tensor is not None and tensor.device.type != x.device.type:
-            raise ValueError(f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device).")
+            raise ValueError(
+                f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device)."
+            )
         return x
 
     def _own(self, x: Tensor) -> Tensor:
@@ -276,11 +299,15 @@ class MarkovSampler(BaseSampler):
             raise TypeError(f"x must be a tensor [chain, *event]; got {type(x).__name__}. Use torch.as_tensor(x).")
         if x.is_complex() or x.ndim == 0:
             raise ValueError(f"x must be a real tensor [chain, *event]; got {x.dtype} of shape {list(x.shape)}.")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"x has shape {list(x.shape)} = [chain, *event]: a point without entries cannot move.")
         dtype = self._dtype or (x.dtype if x.is_floating_point() else torch.get_default_dtype())
         own = torch.empty_like(x, dtype=dtype, device=self._device).copy_(x.detach())
         if not bool(own.isfinite().all()):
             bad = int((~own.isfinite()).reshape(len(x), -1).any(1).sum())
-            raise ValueError(f"x has entries that are not finite, in {bad} of {len(x)} chains; chains must start at points.")
+            raise ValueError(
+                f"x has entries that are not finite, in {bad} of {len(x)} chains; chains must start at points."
+            )
         return own
 
     def _stuck(self, x: Tensor, target: Target) -> Bool[Tensor, " chain"] | None:
@@ -307,6 +334,11 @@ class MarkovSampler(BaseSampler):
 
     def _step_count(self) -> int:
         return max((scheduler.step_count for scheduler in self.schedulers.values()), default=0)
+
+
+def _event_shape(dim: int | tuple[int, ...]) -> torch.Size:
+    sizes = dim if isinstance(dim, (tuple, list)) else [dim]
+    return torch.Size(integer("dim" if sizes is not dim else "each size in dim", size, at_least=1) for size in sizes)
 
 
 def _all(observers: list[Callable[[int, Any, Any], None]]) -> Callable[[int, Any, Any], None] | None:

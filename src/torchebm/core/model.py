@@ -39,13 +39,13 @@ class BaseModel(nn.Module):
 
     event_shape: torch.Size | None = None
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         """Energies, one a point."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x) -> [batch], the energy of each point.")
 
     def energy_and_gradient(
-        self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch *event"]]:
+        self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
         """Energies and their gradients with respect to `x`, in one forward pass.
 
         Both are detached: no graph is left, and parameters accumulate nothing. Works under `torch.no_grad()` and
@@ -70,11 +70,11 @@ class BaseModel(nn.Module):
                 )
         return energy.detach(), gradient
 
-    def gradient(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         r"""$\nabla E(x)$: the gradient of the energy, uphill."""
         return self.energy_and_gradient(x, **model_kwargs)[1]
 
-    def score(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, "batch *event"]:
+    def score(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
         r"""$\nabla \log p(x) = -\nabla E(x)$: the gradient of the log-density."""
         return -self.gradient(x, **model_kwargs)
 
@@ -146,7 +146,7 @@ class EnergyModel(BaseModel):
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         energy = self.network(x, **model_kwargs)
         return energy.squeeze(-1) if isinstance(energy, Tensor) and energy.shape == (len(x), 1) else energy
 

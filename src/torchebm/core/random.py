@@ -1,7 +1,7 @@
 r"""The one place that draws random numbers, always from an explicit generator or PyTorch's default one.
 
-With a generator the global stream is neither read nor advanced; without one, PyTorch's default is used. Nothing here, or
-anywhere in the library, seeds a stream that is not its own.
+With a generator the global stream is neither read nor advanced; without one, PyTorch's default is used. Nothing here,
+or anywhere in the library, seeds a stream that is not its own.
 """
 
 import hashlib

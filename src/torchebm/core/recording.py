@@ -23,7 +23,7 @@ class Trajectory(Protocol):
 class TrajectoryTensor:
     """`[chain, draw, *event]` in memory."""
 
-    def __init__(self, x: Float[Tensor, "chain *event"], n_draws: int) -> None:
+    def __init__(self, x: Float[Tensor, " chain *event"], n_draws: int) -> None:
         self.tensor = x.new_empty(len(x), n_draws, *x.shape[1:])
 
     def write(self, draw: int, x: Tensor) -> None:
@@ -43,7 +43,7 @@ class TrajectoryFile:
         buffer: Draws collected in memory between two writes.
     """
 
-    def __init__(self, path: str | Path, x: Float[Tensor, "chain *event"], n_draws: int, buffer: int = 64) -> None:
+    def __init__(self, path: str | Path, x: Float[Tensor, " chain *event"], n_draws: int, buffer: int = 64) -> None:
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists: remove it or write the trajectory elsewhere.")
@@ -92,21 +92,23 @@ class Recorder:
         store: Takes the draws, if they are wanted.
         diagnostics: Whether diagnostics are wanted.
         to_user: Maps a state's `x` to the user's space.
-        held: `[chain]`, true for chains that are held where they started.
         energy: `state -> [chain]`, its energies.
+        can_reject: Whether infos tell an acceptance rate.
+        held: `[chain]`, true for chains that are held where they started.
     """
 
-    def __init__(self, x: Float[Tensor, "chain *event"], n_draws: int, thin: int, *, store: Trajectory | None,
+    def __init__(self, x: Float[Tensor, " chain *event"], n_draws: int, thin: int, *, store: Trajectory | None,
                  diagnostics: bool, to_user: Callable[[Tensor], Tensor], energy: Callable[[NamedTuple], Tensor],
-                 held: Tensor | None = None) -> None:  # fmt: skip
+                 can_reject: bool, held: Tensor | None = None) -> None:  # fmt: skip
         self.n_draws, self.thin, self.store = n_draws, thin, store
         self.to_user, self.energy, self.held = to_user, energy, held
         self.diagnostics: dict[str, Tensor] | None = None
         if diagnostics:
             per_draw = {"energy": x.dtype, "diverging": torch.bool}
-            self.diagnostics = {k: x.new_empty(len(x), n_draws, dtype=dtype) for k, dtype in per_draw.items()}
+            if can_reject:
+                per_draw["acceptance_rate"] = torch.promote_types(x.dtype, torch.float32)
+            self.diagnostics = {k: x.new_zeros(len(x), n_draws, dtype=dtype) for k, dtype in per_draw.items()}
             self.diagnostics |= {k: x.new_full((n_draws, *x.shape[1:]), torch.nan) for k in ("mean", "var")}
-            self.diagnostics["diverging"].zero_()
 
     def __call__(self, i: int, state: NamedTuple, info: NamedTuple) -> None:
         """Takes note of transition `i`, counted from 0, which ended in `state`."""
@@ -137,8 +139,5 @@ class Recorder:
 
     def _note(self, draw: int, info: NamedTuple) -> None:
         self.diagnostics["diverging"][:, draw] |= info.diverging if self.held is None else info.diverging | self.held
-        rate = getattr(info, "acceptance_rate", None)
-        if rate is not None:
-            if "acceptance_rate" not in self.diagnostics:
-                self.diagnostics["acceptance_rate"] = rate.new_zeros(len(rate), self.n_draws)
-            self.diagnostics["acceptance_rate"][:, draw] += rate / self.thin
+        if "acceptance_rate" in self.diagnostics:
+            self.diagnostics["acceptance_rate"][:, draw] += info.acceptance_rate / self.thin

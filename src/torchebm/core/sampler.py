@@ -98,7 +98,9 @@ class BaseSampler(FirstGenerationSampling, ABC):
     def device(self, device: torch.device | str | None) -> None:
         self._device = None if device is None else torch.device(device)
 
-    def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> "BaseSampler":
+    def to(
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> "BaseSampler":
         """Moves the sampler and its model to a device, a dtype, or both, and returns the sampler."""
         if isinstance(device, torch.dtype):
             device, dtype = None, device

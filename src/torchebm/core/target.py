@@ -30,37 +30,38 @@ class Target:
         self._known: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __call__(
-        self, x: Float[Tensor, "chain *event"]
-    ) -> tuple[Float[Tensor, " chain"], Float[Tensor, "chain *event"]]:
-        """Energy and gradient, in the dtype of `x`."""
+        self, x: Float[Tensor, " chain *event"]
+    ) -> tuple[Float[Tensor, " chain"], Float[Tensor, " chain *event"]]:
+        """Energy, in at least the dtype of `x`, and gradient, in the dtype of `x`."""
         if (known := self._take_known(x)) is not None and known[1] is not None:
             return known
         if self.autocast_dtype is None:
-            return self.model.energy_and_gradient(x, **self.model_kwargs)
-        with torch.autocast(x.device.type, dtype=self.autocast_dtype):
             energy, gradient = self.model.energy_and_gradient(x, **self.model_kwargs)
-        return energy.to(x.dtype), gradient.to(x.dtype)
+        else:
+            with torch.autocast(x.device.type, dtype=self.autocast_dtype):
+                energy, gradient = self.model.energy_and_gradient(x, **self.model_kwargs)
+        return _at_least(x.dtype, energy), gradient.to(x.dtype)
 
-    def gradient(self, x: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+    def gradient(self, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         """The gradient alone, for kernels that need no energy; cheaper where the model has a closed form.
 
         Elsewhere it is NaN where the energy, which comes with it, is not finite: there is no slope at such a point.
         """
         if self._has_closed_form and self._known is None:
-            return self.model.gradient(x, **self.model_kwargs)
+            return self.model.gradient(x, **self.model_kwargs).to(x.dtype)
         energy, gradient = self(x)
-        return gradient + per_chain(energy - energy, gradient)
+        return gradient + per_chain((energy - energy).to(x.dtype), gradient)
 
-    def energy(self, x: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+    def energy(self, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
         """The energy alone: no gradient is computed, so the energy need not have one."""
         if (known := self._take_known(x)) is not None:
             return known[0]
         with torch.autocast(x.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             energy = self.model(x, **self.model_kwargs)
         check_energy(energy, x)
-        return energy.to(x.dtype)
+        return _at_least(x.dtype, energy)
 
-    def open(self, x: Float[Tensor, "chain *event"], with_gradient: bool) -> Tensor:
+    def open(self, x: Float[Tensor, " chain *event"], with_gradient: bool) -> Tensor:
         """Evaluates at the starting points, keeps the result for the first one who asks, and tells which are finite.
 
         Returns:
@@ -77,6 +78,11 @@ class Target:
             return None
         (known_x, *values), self._known = self._known, None
         return tuple(values) if known_x is x else None
+
+
+def _at_least(dtype: torch.dtype, energy: Tensor) -> Tensor:
+    """Energies keep what precision they have: an accept test is about their differences."""
+    return energy.to(torch.promote_types(energy.dtype, dtype))
 
 
 def check_precision(precision: str | None) -> str | None:

@@ -10,6 +10,7 @@ from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
 from .model import BaseModel
+from .shapes import sum_event
 
 __all__ = ["LinearTransform", "StandardizedModel", "TransformedModel"]
 
@@ -41,7 +42,7 @@ class TransformedModel(BaseModel):
         self.transform = transform
         self.event_shape = inner.event_shape
 
-    def forward(self, x: Float[Tensor, "batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         z = self.transform.inv(x)
         log_det = self.transform.log_abs_det_jacobian(z, x)
         return self.inner(z, **model_kwargs) + sum_event(log_det)
@@ -77,7 +78,7 @@ class StandardizedModel(TransformedModel):
             self.register_buffer(name, getattr(self.transform, name))
 
     @classmethod
-    def from_data(cls, inner: BaseModel, data: Float[Tensor, "n *event"], noise: float = 1e-3,
+    def from_data(cls, inner: BaseModel, data: Float[Tensor, " n *event"], noise: float = 1e-3,
                   by: Literal["column", "event"] = "column") -> "StandardizedModel":  # fmt: skip
         r"""Standardises as the data asks for: its mean, and a square root of its covariance.
 
@@ -117,7 +118,9 @@ class LinearTransform(Transform):
     domain = constraints.real_vector
     bijective = True
 
-    def __init__(self, mean: Float[Tensor, "*event"], matrix: Float[Tensor, "d d"], inverse: Tensor | None = None) -> None:
+    def __init__(
+        self, mean: Float[Tensor, "*event"], matrix: Float[Tensor, "d d"], inverse: Tensor | None = None
+    ) -> None:
         super().__init__()
         d = mean.numel()
         if matrix.shape != (d, d):
@@ -129,6 +132,12 @@ class LinearTransform(Transform):
     @property
     def codomain(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, self.mean.ndim)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return shape[:-1] + self.mean.shape
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[: len(shape) - self.mean.ndim], self.mean.numel()))
 
     def _call(self, z: Tensor) -> Tensor:
         return (z @ self.matrix.to(z.dtype).T).view(-1, *self.mean.shape) + self.mean.to(z.dtype)

@@ -10,9 +10,9 @@ from ..samplers.langevin import LangevinDynamics
 __all__ = ["langevin_step_cuda"]
 
 
-def langevin_step_cuda(x: Float[Tensor, "chain *event"], energy_function: BaseModel, step_size: float = 0.01,
+def langevin_step_cuda(x: Float[Tensor, " chain *event"], energy_function: BaseModel, step_size: float = 0.01,
                        noise_scale: float = 1.0, *,
-                       generator: torch.Generator | None = None) -> Float[Tensor, "chain *event"]:  # fmt: skip
+                       generator: torch.Generator | None = None) -> Float[Tensor, " chain *event"]:  # fmt: skip
     r"""One Langevin step, $x - h \nabla E(x) + s \sqrt{2h}\,\xi$, on whatever device `x` is.
 
     For now this is plain PyTorch everywhere, the twin that a fused kernel will be tested against.

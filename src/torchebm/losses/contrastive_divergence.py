@@ -5,13 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.checks import integer, number
-from ..core.energies import check_energies
+from ..core.energies import NonFiniteEnergyError, check_energies
 from ..core.first_generation import FirstGenerationContrastiveDivergence
 from ..core.loss import BaseLoss, LossOutput
 from ..core.markov import MarkovSampler
 from ..core.model import BaseModel
 from ..core.random import randn
 from ..core.sampler import BaseSampler
+from ..core.schedulers import BaseScheduler
 from .replay_buffer import FreshChains, ReplayBuffer
 
 __all__ = ["ContrastiveDivergence"]
@@ -20,16 +21,16 @@ __all__ = ["ContrastiveDivergence"]
 class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
     r"""Lowers the energy of data and raises that of the model's own samples: maximum likelihood, by sampling.
 
-    $\nabla_\theta L = \langle \nabla_\theta E \rangle_\mathrm{data} - \langle \nabla_\theta E \rangle_\mathrm{negatives}$,
-    with negatives from `k_steps` transitions of the sampler. The chains start at the batch, or, if `persistent`, where
-    they stopped at an earlier batch.
+    $\nabla_\theta L = \langle \nabla_\theta E \rangle_\mathrm{data} - \langle \nabla_\theta E \rangle_\mathrm{model}$,
+    the second mean being that of the negatives, from `k_steps` transitions of the sampler. The chains start at the batch,
+    or, if `persistent`, where they stopped at an earlier batch.
 
     Args:
         model: The energy to train.
         sampler: Draws the negatives, from the same model.
         k_steps: Transitions per update.
-        persistent: Keep the chains in a replay buffer between updates. The first start uniform in the first batch's box,
-            widened by half.
+        persistent: Keep the chains in a replay buffer between updates. The first start uniform in the first batch's
+            box, widened by half.
         buffer_size: Chains in the buffer; at least the batch size.
         new_sample_ratio: Fraction of the persistent chains that begin anew at each update. Chains that have not mixed
             bias a density at temperature 1; recipes for short-run generators use 0.05.
@@ -44,8 +45,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         `loss, negatives = loss_fn(batch)`: a scalar, and detached samples `[batch, *event]`.
 
     Raises:
-        NonFiniteEnergyError: If an energy is infinite or NaN, with the numbers. Nothing is replaced, and the buffer keeps
-            its last good chains.
+        NonFiniteEnergyError: If an energy is infinite or NaN, with the numbers. Nothing is replaced, and the buffer
+            keeps its last good chains.
         ValueError: If the batch is empty, or data changed its shape.
 
     Note:
@@ -72,20 +73,27 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
                  reset_schedulers: bool = True) -> None:  # fmt: skip
         super().__init__(model, sampler)
         if not isinstance(sampler, BaseSampler):
-            raise TypeError(f"sampler must be a BaseSampler, such as LangevinDynamics(model); got {type(sampler).__name__}.")
+            raise TypeError(
+                f"sampler must be a BaseSampler, such as LangevinDynamics(model); got {type(sampler).__name__}."
+            )
         self.k_steps = integer("k_steps", k_steps, at_least=1)
         self.persistent = bool(persistent)
         self.new_sample_ratio = number("new_sample_ratio", new_sample_ratio, at_least=0.0, at_most=1.0)
         if self.new_sample_ratio and not self.persistent:
             raise ValueError("new_sample_ratio concerns persistent chains: give persistent=True with it.")
         self.energy_reg_weight = number("energy_reg_weight", energy_reg_weight, at_least=0.0)
-        self.data_noise = data_noise if isinstance(data_noise, Tensor) else number("data_noise", data_noise, at_least=0.0)
+        self.data_noise = (
+            data_noise if isinstance(data_noise, Tensor) else number("data_noise", data_noise, at_least=0.0)
+        )
         self.reset_schedulers = bool(reset_schedulers)
         self.replay_buffer = ReplayBuffer(buffer_size, fresh_chains) if persistent else None
-        self._uncommitted: tuple[Tensor, Tensor] | None = None
+        self._uncommitted: tuple[Tensor | None, Tensor, list[tuple[BaseScheduler, int]]] | None = None
 
-    def evaluate(self, batch: Float[Tensor, "batch *event"], *, generator: torch.Generator | None = None) -> LossOutput:
+    def evaluate(
+        self, batch: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None
+    ) -> LossOutput:
         self.check_batch(batch)
+        self._uncommitted = None
         batch = batch.detach()
         if isinstance(self.data_noise, Tensor) or self.data_noise > 0:
             xi = randn(batch.shape, generator=generator, dtype=batch.dtype, device=batch.device)
@@ -93,14 +101,17 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         slots, start = None, batch
         if self.replay_buffer is not None:
             slots, start = self.replay_buffer.draw(len(batch), batch, self.new_sample_ratio, generator=generator)
-        negatives, metrics = self._negatives(start, generator)
-        self._uncommitted = None if slots is None else (slots, negatives)
+        negatives, metrics, counts = self._negatives(start, batch, generator)
         energy_data, energy_negative = self.model(batch), self.model(negatives)  # each [batch]
         check_energies(data=energy_data, negatives=energy_negative)
+        self._uncommitted = slots, negatives, counts
         gap = energy_negative.mean() - energy_data.mean()
-        level = 0.5 * (energy_data.square().mean() + energy_negative.square().mean())
+        loss = -gap
+        if self.energy_reg_weight > 0:  # squares overflow before energies do, and 0 * inf is no number
+            level = 0.5 * (energy_data.square().mean() + energy_negative.square().mean())
+            loss = loss + self.energy_reg_weight * level
         return LossOutput(
-            loss=-gap + self.energy_reg_weight * level,
+            loss=loss,
             metrics=metrics
             | {
                 "energy_data": energy_data.detach().mean(),
@@ -110,19 +121,51 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
             negatives=negatives,
         )
 
-    def _negatives(self, start: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs the chains on from `start`, and says how well they moved."""
-        options = {"x": start, "n_steps": self.k_steps, "generator": generator, "reset_schedulers": self.reset_schedulers}
-        if not isinstance(self.sampler, MarkovSampler):
-            negatives, metrics = self.sampler.sample(**options), {}
-        else:
-            run = self.sampler.run(**options, diagnostics=self.sampler.can_reject)
-            rate = (run.diagnostics or {}).get("acceptance_rate")
-            negatives, metrics = run.x, {} if rate is None else {"acceptance_rate": rate.mean()}
-        return negatives, metrics | {"displacement": (negatives - start).square().mean().sqrt()}
+    def _negatives(
+        self, start: Tensor, batch: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor], list[tuple[BaseScheduler, int]]]:
+        """Runs the chains on from `start`; says how well they moved, and where schedules that run on have come to."""
+        schedulers = [] if self.reset_schedulers else list(self.sampler.schedulers.values())
+        before = [scheduler.step_count for scheduler in schedulers]
+        try:
+            negatives, metrics = self._sample(start, generator)
+        except ValueError as error:
+            self._check_starts(batch, start, error)
+            raise
+        counts = [(scheduler, scheduler.step_count) for scheduler in schedulers]
+        for scheduler, count in zip(schedulers, before, strict=True):
+            scheduler.step_count = count
+        return negatives, metrics | {"displacement": (negatives - start).square().mean().sqrt()}, counts
+
+    def _sample(self, start: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
+        options = {
+            "x": start,
+            "n_steps": self.k_steps,
+            "generator": generator,
+            "reset_schedulers": self.reset_schedulers,
+        }
+        if type(self.sampler).sample is not MarkovSampler.sample:
+            return self.sampler.sample(**options), {}
+        run = self.sampler.run(**options, diagnostics=self.sampler.can_reject)
+        rate = (run.diagnostics or {}).get("acceptance_rate")
+        return run.x, {} if rate is None else {"acceptance_rate": rate.mean()}
+
+    @torch.no_grad()
+    def _check_starts(self, batch: Tensor, start: Tensor, error: ValueError) -> None:
+        """Says it as the model's fault if a sampler refused chains because their energies are not finite."""
+        try:
+            check_energies(data=self.model(batch), starts=self.model(start))
+        except NonFiniteEnergyError as cause:
+            raise cause from error
+        except (RuntimeError, TypeError, ValueError):
+            return  # it was something else, of which the sampler's message tells
 
     def commit(self) -> None:
-        """Writes the last negatives back to the slots that their chains came from."""
-        if self._uncommitted is not None:
-            self.replay_buffer.write(*self._uncommitted)
-            self._uncommitted = None
+        """Writes the last negatives back to the slots that their chains came from; schedules that run on move on."""
+        if self._uncommitted is None:
+            return
+        (slots, negatives, counts), self._uncommitted = self._uncommitted, None
+        if slots is not None:
+            self.replay_buffer.write(slots, negatives)
+        for scheduler, count in counts:
+            scheduler.step_count = count

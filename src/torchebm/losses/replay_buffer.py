@@ -17,9 +17,9 @@ FreshChains = Literal["uniform", "gaussian", "data"]
 class ReplayBuffer(nn.Module):
     """Chains that persist between updates: drawn without replacement, written back to the slots they came from.
 
-    So every slot is one lineage: with `new_sample_ratio=0`, 1,024 chains are 1,024 lineages after any number of updates.
-    The buffer is empty until the first `draw`; its shape is that of the data it first sees, and changed data is refused.
-    It is saved in `state_dict()`, and a new instance loads it.
+    So every slot is one lineage: with `new_sample_ratio=0`, 1,024 chains are 1,024 lineages after any number of
+    updates. The buffer is empty until the first `write`; its shape is that of the data it first sees, and changed data
+    is refused. `draw` alone changes nothing. The buffer is saved in `state_dict()`, and a new instance loads it.
 
     Args:
         size: Slots.
@@ -36,7 +36,7 @@ class ReplayBuffer(nn.Module):
     """
 
     chains: Tensor
-    """`[size, *event]`, or empty before the first draw."""
+    """`[size, *event]`, or empty before the first write."""
 
     def __init__(self, size: int = 10_000, fresh: FreshChains = "uniform", widen: float = 0.5) -> None:
         super().__init__()
@@ -46,41 +46,53 @@ class ReplayBuffer(nn.Module):
         self.fresh = fresh
         self.widen = number("widen", widen, at_least=0.0)
         self.register_buffer("chains", torch.empty(0))
+        self._begun: Tensor | None = None  # what the first draw began, until a write makes it the buffer's
 
-    def draw(self, n: int, like: Float[Tensor, "batch *event"], new_sample_ratio: float = 0.0, *,
-             generator: torch.Generator | None = None) -> tuple[Int[Tensor, " n"], Float[Tensor, "n *event"]]:  # fmt: skip
+    def draw(self, n: int, like: Float[Tensor, " batch *event"], new_sample_ratio: float = 0.0, *,
+             generator: torch.Generator | None = None
+             ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n *event"]]:  # fmt: skip
         """Takes `n` chains out, some of them begun anew.
 
         Args:
             n: Chains to take; at most `size`, since none is taken twice.
             like: A batch of data, for shape, dtype, device, and where fresh chains begin.
-            new_sample_ratio: Fraction of the `n` that begins anew, in their slots.
+            new_sample_ratio: Fraction of the `n` that begins anew, in their slots; on average, where that is no whole
+                number.
             generator: Source of randomness.
 
         Returns:
             The slots, and a copy of the chains in them.
         """
         if n > self.size:
-            raise ValueError(f"{n} chains asked of a buffer of {self.size}: raise buffer_size, or lower the batch size.")
-        if self.chains.numel() == 0:
-            self.chains = self.begin(self.size, like, generator=generator)
-        if self.chains.shape[1:] != like.shape[1:]:
             raise ValueError(
-                f"the buffer holds chains of shape {list(self.chains.shape[1:])}, the data has {list(like.shape[1:])}: "
+                f"{n} chains asked of a buffer of {self.size}: raise buffer_size, or lower the batch size."
+            )
+        pool = self.chains
+        if pool.numel() == 0:
+            pool = self._begun = self.begin(self.size, like, generator=generator)
+        if pool.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"the buffer holds chains of shape {list(pool.shape[1:])}, the data has {list(like.shape[1:])}: "
                 "one loss serves one kind of data; make a new one."
             )
         slots = randperm(self.size, generator=generator, device=like.device)[:n]
-        chains = self.chains[slots].to(like)
-        n_new = round(new_sample_ratio * n)
-        if n_new:
+        chains = pool[slots.to(pool.device)].to(like)
+        if new_sample_ratio:
+            n_new = int(new_sample_ratio * n + float(uniform((), generator=generator, device=like.device)))
             chains[:n_new] = self.begin(n_new, like, generator=generator)  # the permutation is random, so these are too
         return slots, chains
 
-    def write(self, slots: Int[Tensor, " n"], chains: Float[Tensor, "n *event"]) -> None:
+    def write(self, slots: Int[Tensor, " n"], chains: Float[Tensor, " n *event"]) -> None:
         """Puts chains back where they came from."""
+        if self.chains.numel() == 0 and self._begun is not None:
+            self.chains = self._begun
+        self._begun = None
+        self.chains = self.chains.to(chains.device)  # after a load the buffer may lie elsewhere than the data
         self.chains[slots] = chains.detach().to(self.chains)
 
-    def begin(self, n: int, like: Float[Tensor, "batch *event"], *, generator: torch.Generator | None = None) -> Tensor:
+    def begin(
+        self, n: int, like: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None
+    ) -> Tensor:
         """`n` fresh chains, `[n, *event]`, for data such as `like`."""
         shape, options = (n, *like.shape[1:]), {"dtype": like.dtype, "device": like.device}
         if self.fresh == "data":
@@ -93,8 +105,11 @@ class ReplayBuffer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(prefix + "chains")
-        if saved is not None and saved.shape != self.chains.shape:
+        if saved is not None and (saved.shape, saved.dtype) != (self.chains.shape, self.chains.dtype):
             if saved.numel() and len(saved) != self.size:
-                raise ValueError(f"the saved buffer has {len(saved)} chains, this one {self.size}: give both one buffer_size.")
+                raise ValueError(
+                    f"the saved buffer has {len(saved)} chains, this one {self.size}: give both one buffer_size."
+                )
             self.chains = torch.empty_like(saved)  # what is in a new buffer depends on the data it first sees
+            self._begun = None
         super()._load_from_state_dict(state_dict, prefix, *args)

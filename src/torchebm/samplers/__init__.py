@@ -2,6 +2,7 @@
 
 from ..core.divergence import SamplingDivergenceWarning
 from .batches import batch_sample_chain
+from .denoising import denoise
 from .hmc import HamiltonianMonteCarlo
 from .langevin import LangevinDynamics
 from .metropolis_hastings import MetropolisHastings
@@ -12,4 +13,5 @@ __all__ = [
     "MetropolisHastings",
     "SamplingDivergenceWarning",
     "batch_sample_chain",
+    "denoise",
 ]

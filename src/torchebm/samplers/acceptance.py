@@ -37,4 +37,6 @@ def accepts(log_ratio: Float[Tensor, " chain"], u: Float[Tensor, " chain"], old_
     stranded = ~old_energy.isfinite()
     accepted = finite & ((torch.log1p(-u) < log_ratio) | stranded)  # a NaN compares false: a rejection
     probability = torch.exp(log_ratio.clamp(max=0))
-    return accepted, torch.where(finite & ~stranded, torch.where(log_ratio.isnan(), 0.0, probability), accepted.to(u.dtype))
+    return accepted, torch.where(
+        finite & ~stranded, torch.where(log_ratio.isnan(), 0.0, probability), accepted.to(u.dtype)
+    )

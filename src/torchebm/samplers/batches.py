@@ -13,7 +13,7 @@ __all__ = ["batch_sample_chain"]
 
 
 def batch_sample_chain(sampler: BaseSampler, dim: int | tuple[int, ...] | None = None, n_steps: int = 100,
-                       n_samples: int = 1, batch_size: int = 1000, **options: Any) -> Float[Tensor, "chain *event"]:  # fmt: skip
+                       n_samples: int = 1, batch_size: int = 1000, **options: Any) -> Float[Tensor, " chain *event"]:  # fmt: skip
     """Runs `n_samples` chains in batches, for numbers of chains that do not fit in memory at once.
 
     Args:
@@ -34,5 +34,7 @@ def batch_sample_chain(sampler: BaseSampler, dim: int | tuple[int, ...] | None =
         torch.Size([25, 2])
     """
     n_samples, batch_size = integer("n_samples", n_samples), integer("batch_size", batch_size, at_least=1)
+    if any(options.get(f"return_{what}") for what in ("trajectory", "diagnostics", "state")):
+        raise ValueError("batch_sample_chain returns the last states alone: for more, call sample once a batch.")
     sizes = [min(batch_size, n_samples - done) for done in range(0, max(n_samples, 1), batch_size)]
     return torch.cat([sampler.sample_chain(dim=dim, n_steps=n_steps, n_samples=size, **options) for size in sizes])

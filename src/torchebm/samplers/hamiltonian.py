@@ -32,13 +32,13 @@ class ScalarMass:
     def __init__(self, mass: float = 1.0) -> None:
         self.mass = number("mass", mass, above=0.0)
 
-    def momentum(self, xi: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+    def momentum(self, xi: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return xi if self.mass == 1.0 else xi * self.mass**0.5
 
-    def velocity(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+    def velocity(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return p if self.mass == 1.0 else p / self.mass
 
-    def kinetic(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+    def kinetic(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
         return sum_event(p * p) * (0.5 / self.mass)
 
 
@@ -47,16 +47,18 @@ class DiagonalMass:
 
     def __init__(self, mass: Float[Tensor, "*event"]) -> None:
         if not bool((mass.isfinite() & (mass > 0)).all()):
-            raise ValueError(f"a diagonal mass must be positive and finite; its smallest entry is {float(mass.min()):g}.")
+            raise ValueError(
+                f"a diagonal mass must be positive and finite; its smallest entry is {float(mass.min()):g}."
+            )
         self.inverse, self.root = 1 / mass, mass.sqrt()
 
-    def momentum(self, xi: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+    def momentum(self, xi: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return xi * self.root
 
-    def velocity(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
+    def velocity(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return p * self.inverse
 
-    def kinetic(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+    def kinetic(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
         return 0.5 * sum_event(p * p * self.inverse)
 
 
@@ -65,24 +67,26 @@ class DenseMass:
 
     def __init__(self, mass: Float[Tensor, "d d"]) -> None:
         wide = mass.double()
+        if not bool(wide.isfinite().all()):
+            raise ValueError("a dense mass must be finite; it holds NaN or infinity.")
         if not torch.allclose(wide, wide.mT, rtol=1e-5, atol=1e-8):
             raise ValueError("a dense mass must be symmetric; got a matrix that differs from its transpose.")
         factor, failed = torch.linalg.cholesky_ex(wide)
-        if failed or not bool(factor.isfinite().all()):
-            raise ValueError("a dense mass must be positive definite and finite; its Cholesky factorisation failed.")
+        if failed:
+            raise ValueError("a dense mass must be positive definite; its Cholesky factorisation failed.")
         self.factor, self.inverse = factor.to(mass.dtype), torch.cholesky_inverse(factor).to(mass.dtype)
 
-    def momentum(self, xi: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
-        return (xi.flatten(1) @ self.factor.T).view_as(xi)  # rows: (L xi)^T
+    def momentum(self, xi: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
+        return (xi.reshape(-1, len(self.factor)) @ self.factor.T).view_as(xi)  # rows: (L xi)^T
 
-    def velocity(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, "chain *event"]:
-        return (p.flatten(1) @ self.inverse).view_as(p)
+    def velocity(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
+        return (p.reshape(-1, len(self.inverse)) @ self.inverse).view_as(p)
 
-    def kinetic(self, p: Float[Tensor, "chain *event"]) -> Float[Tensor, " chain"]:
+    def kinetic(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
         return 0.5 * sum_event(p * self.velocity(p))
 
 
-def as_mass(mass: float | Tensor | None, x: Float[Tensor, "chain *event"]) -> Mass:
+def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> Mass:
     """The mass that a user gave, for chains like `x`.
 
     Args:
@@ -97,6 +101,8 @@ def as_mass(mass: float | Tensor | None, x: Float[Tensor, "chain *event"]) -> Ma
         return ScalarMass()
     if not isinstance(mass, Tensor) or mass.ndim == 0:
         return ScalarMass(mass)
+    if mass.is_complex() or mass.dtype == torch.bool:
+        raise TypeError(f"mass must hold real numbers; got {mass.dtype}.")
     event, d = x.shape[1:], x.shape[1:].numel()
     mass = mass.to(x.dtype)
     if mass.device.type != x.device.type:

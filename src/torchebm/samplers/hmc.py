@@ -26,9 +26,9 @@ MAX_ENERGY_ERROR = 1000.0  # beyond it the integrator has lost the trajectory; S
 class Evaluated(NamedTuple):
     """Where the chains stand, with what the next transition needs of that point."""
 
-    x: Float[Tensor, "chain *event"]
+    x: Float[Tensor, " chain *event"]
     energy: Float[Tensor, " chain"]
-    gradient: Float[Tensor, "chain *event"]
+    gradient: Float[Tensor, " chain *event"]
 
 
 class HamiltonianMonteCarlo(MarkovSampler):
@@ -104,7 +104,10 @@ class HamiltonianMonteCarlo(MarkovSampler):
         metric = self._metric
         p = metric.momentum(xi)
         kick = step_size / per_chain(temperature, state.x)
-        x, q, energy, gradient = leapfrog(state.x, p, state.gradient, target, metric, step_size, kick, self.n_leapfrog_steps)
+        x, q, energy, gradient = leapfrog(
+            state.x, p, state.gradient, target, metric, step_size, kick, self.n_leapfrog_steps
+        )
         log_ratio = ((state.energy - energy) / temperature + metric.kinetic(p) - metric.kinetic(q)).to(u.dtype)
         accepted, rate = accepts(log_ratio, u, state.energy, energy)
-        return select(accepted, Evaluated(x, energy, gradient), state), AcceptInfo(rate, ~(log_ratio > -MAX_ENERGY_ERROR))
+        diverging = ~((log_ratio > -MAX_ENERGY_ERROR) & log_ratio.isfinite())
+        return select(accepted, Evaluated(x, energy, gradient), state), AcceptInfo(rate, diverging)

@@ -22,13 +22,13 @@ __all__ = ["LangevinDynamics", "bounded"]
 class Position(NamedTuple):
     """The state of an unadjusted sampler: it caches nothing, so that K steps cost K gradients."""
 
-    x: Float[Tensor, "chain *event"]
+    x: Float[Tensor, " chain *event"]
 
 
 class Info(NamedTuple):
     """What a transition without an accept test reports."""
 
-    x: Float[Tensor, "chain *event"]
+    x: Float[Tensor, " chain *event"]
     """Where it ended."""
 
     @property
@@ -86,13 +86,10 @@ class LangevinDynamics(MarkovSampler):
         super().__init__(model, **options)
         self.step_size = step_size
         self.noise_scale = noise_scale
-        self.clamp = clamp
-        self.gradient_clip = gradient_clip if gradient_clip is None else number("gradient_clip", gradient_clip, above=0.0)
-        if clamp is not None:
-            low, high = (number("each bound of clamp", bound) for bound in clamp)
-            if low >= high:
-                raise ValueError(f"clamp must be (low, high) with low < high; got {tuple(clamp)}.")
-            self.clamp = (low, high)
+        self.gradient_clip = (
+            gradient_clip if gradient_clip is None else number("gradient_clip", gradient_clip, above=0.0)
+        )
+        self.clamp = None if clamp is None else _box(clamp)
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Position:
         return Position(x)
@@ -121,3 +118,12 @@ class LangevinDynamics(MarkovSampler):
 def bounded(t: Tensor, low: float, high: float) -> Tensor:
     """`t` projected on [low, high]; what is not finite becomes NaN, since a bound must not hide it."""
     return t.clamp(low, high) + (t - t)
+
+
+def _box(clamp: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(clamp, (tuple, list)) or len(clamp) != 2:
+        raise TypeError(f"clamp must be (low, high), such as (0.0, 1.0); got {clamp!r}.")
+    low, high = (number("each bound of clamp", bound) for bound in clamp)
+    if low >= high:
+        raise ValueError(f"clamp must be (low, high) with low < high; got {tuple(clamp)}.")
+    return low, high

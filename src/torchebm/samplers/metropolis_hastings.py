@@ -22,7 +22,7 @@ __all__ = ["MetropolisHastings"]
 class Weighed(NamedTuple):
     """Where the chains stand, and what that costs."""
 
-    x: Float[Tensor, "chain *event"]
+    x: Float[Tensor, " chain *event"]
     energy: Float[Tensor, " chain"]
 
 

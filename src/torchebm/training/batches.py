@@ -28,7 +28,9 @@ class Batches:
         self.batch_size = integer("batch_size", batch_size, at_least=1)
         self.per_epoch = len(data) // self.batch_size
         if self.per_epoch == 0:
-            raise ValueError(f"batch_size={batch_size} exceeds the {len(data)} rows of data: give a smaller batch_size.")
+            raise ValueError(
+                f"batch_size={batch_size} exceeds the {len(data)} rows of data: give a smaller batch_size."
+            )
         self._epoch, self._order = -1, torch.empty(0)
 
     def __getitem__(self, step: int) -> Tensor:

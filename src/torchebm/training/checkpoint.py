@@ -47,7 +47,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Mapping[str, 
     try:
         temporary.mkdir(parents=True)
         for name, group in tensors.items():
-            save_file({key: t.detach().cpu().contiguous().clone() for key, t in group.items()}, temporary / f"{name}.safetensors")
+            save_file(
+                {key: t.detach().cpu().contiguous().clone() for key, t in group.items()},
+                temporary / f"{name}.safetensors",
+            )
         (temporary / _INFO).write_text(json.dumps({"step": step, **info}, indent=1))
         for path in (*temporary.iterdir(), temporary):
             _flush_to_disk(path)

@@ -28,6 +28,7 @@ __all__ = ["Trainer", "TrainingDivergedError"]
 
 _RANK = 0  # one process; scaling out gives each its own
 _ATTEMPT = 0  # rolling back raises it
+FROZEN = 0.01  # acceptance rate below which chains count as standing still
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -156,7 +157,9 @@ class Trainer:
         limit = float("inf") if self.grad_clip_norm is None else self.grad_clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         if not bool(norm.isfinite()):
-            raise NonFiniteEnergyError(f"the gradient of the parameters has norm {float(norm)}, at a loss of {float(output.loss):.4g}.")
+            raise NonFiniteEnergyError(
+                f"the gradient of the parameters has norm {float(norm)}, at a loss of {float(output.loss):.4g}."
+            )
         self.optimizer.step()
         return norm
 
@@ -176,12 +179,19 @@ class Trainer:
         for name, value in line.items():
             if name.startswith("energy") and abs(value) > self.energy_limit:
                 raise self._diverged(f"{name} is {value:.4g}, beyond energy_limit={self.energy_limit:g}.")
+        if line.get("acceptance_rate", 1.0) < FROZEN:
+            raise self._diverged(
+                f"the sampler accepts {line['acceptance_rate']:.1%} of its proposals, so the chains stand still and the "
+                "energies drift apart; take a smaller sampler step size or learning rate."
+            )
         return line
 
     def _diverged(self, reason: str) -> TrainingDivergedError:
         last = None if self.out_dir is None else newest_checkpoint(self.out_dir / "checkpoints")
         kept = "no checkpoint was written (give out_dir=)" if last is None else f"the last good checkpoint is {last}"
-        return TrainingDivergedError(f"training diverged at step {self.step}: {reason} Nothing was updated since; {kept}.")
+        return TrainingDivergedError(
+            f"training diverged at step {self.step}: {reason} Nothing was updated since; {kept}."
+        )
 
     # saving and resuming ----------------------------------------------------------------------------------------------
 
@@ -218,9 +228,13 @@ class Trainer:
         device = self.parameters[0].device
         step, tensors, info = load_checkpoint(path, device)
         if info["seed"] != self.seed:
-            raise ValueError(f"{path} belongs to a run with seed {info['seed']}, not {self.seed}: resume with the same seed.")
+            raise ValueError(
+                f"{path} belongs to a run with seed {info['seed']}, not {self.seed}: resume with the same seed."
+            )
         if (info["ema_updates"] is None) != (self.ema is None):
-            raise ValueError(f"{path} was written {'with' if self.ema is None else 'without'} ema_decay: resume as it was begun.")
+            raise ValueError(
+                f"{path} was written {'with' if self.ema is None else 'without'} ema_decay: resume as it was begun."
+            )
         self.model.load_state_dict(tensors["model"])
         self.loss_fn.load_state_dict(tensors["loss"])
         unpack_optimizer(self.optimizer, tensors["optimizer"], info["optimizer"])
@@ -244,12 +258,20 @@ class Trainer:
         if newest is not None and resume:
             self.restore(newest)
         elif newest is not None and self.step == 0:
-            raise FileExistsError(f"{self.out_dir} holds a run already, up to {newest.name}: pass resume=True, or another out_dir.")
+            raise FileExistsError(
+                f"{self.out_dir} holds a run already, up to {newest.name}: pass resume=True, or another out_dir."
+            )
         self.out_dir.mkdir(parents=True, exist_ok=True)
         log = self.out_dir / "metrics.jsonl"
-        lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+        lines = (
+            [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if log.exists()
+            else []
+        )
         self.metrics = [line for line in lines if line["step"] <= self.step]
-        log.write_text("".join(json.dumps(line) + "\n" for line in self.metrics))  # what came after the checkpoint comes again
+        log.write_text(
+            "".join(json.dumps(line) + "\n" for line in self.metrics)
+        )  # what came after the checkpoint comes again
         if self.step < n_steps:
             self.save()
 

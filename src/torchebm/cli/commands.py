@@ -1,0 +1,230 @@
+"""What each command does; its fields are its options."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from torchebm.core.checks import integer
+from torchebm.core.random import generator_for
+from torchebm.datasets import load
+from torchebm.evaluation import compare
+from torchebm.report import write_report
+from torchebm.training import RECIPES, Recipe, TrainedRun, load_run, recipe, train_run
+
+__all__ = ["Evaluate", "Recipes", "Report", "Sample", "Train"]
+
+MOST_TRAINING_ROWS = 10_000  # that samples are compared with; the rest would change little and take long
+
+RunFolder = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn an energy from data, sample it, judge the samples and write a report."""
+
+    data: str
+    """`digits`, the name of a 2-D density, a .csv, .parquet, .npy or .npz file, or a folder of images."""
+    out: Path
+    """Directory of the run."""
+    settings: Annotated[Recipe, tyro.conf.arg(name="")]
+    """Every setting of the recipe."""
+    recipe: str = ""
+    """Name of the recipe; chosen by the kind of data if left out. `torchebm recipes` lists them."""
+    seed: int = 0
+    """Key of all randomness: weights, split, batches, chains."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    n_steps: int | None = None
+    """Updates in total, those before a --resume included; the recipe's number if left out."""
+    n_samples: int = 1000
+    """Samples to draw and judge after training; 0 for none, and no report."""
+    resume: bool = False
+    """Continue from the newest complete checkpoint, or begin if there is none."""
+    overwrite: bool = False
+    """Replace the run that is there."""
+
+    @classmethod
+    def with_recipe_of(cls, arguments: Sequence[str]) -> "Train":
+        """The defaults of the command: those of the recipe that the arguments ask for."""
+        name = _value_of("--recipe", arguments)
+        if name is None:
+            name = "digits" if _kind_of(_value_of("--data", arguments) or "digits") == "image" else "tabular"
+        return cls(data=tyro.MISSING, out=tyro.MISSING, settings=recipe(name), recipe=name)
+
+    def run(self) -> None:
+        """Trains, and writes what `sample`, `evaluate` and `report` would."""
+        settings = self.settings
+        if self.n_steps is not None:
+            n_steps = integer("--n-steps", self.n_steps, at_least=1)
+            settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, n_steps=n_steps))
+        integer("--n-samples", self.n_samples)
+        run = train_run(self.data, self.out, settings, seed=self.seed, device=checked_device(self.device),
+                        resume=self.resume, overwrite=self.overwrite)  # fmt: skip
+        if self.n_samples == 0:
+            print(f"\n{run.folder}")
+            return
+        samples = draw(run, self.n_samples, self.seed)
+        np.save(run.folder / "samples.npy", samples.numpy())
+        figures = judge(run, samples)
+        print_figures(figures)
+        print(f"\n{write_report(run, samples, figures)}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a trained run, with chains that start from noise."""
+
+    run_folder: RunFolder
+    """Directory of the run."""
+    out: Path
+    """Where to: .npy, or .csv for tables."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
+    """Samples."""
+    n_steps: int | None = None
+    """Transitions of each chain; the recipe's number if left out."""
+    seed: int = 0
+    """Of the chains."""
+    device: str = "cpu"
+    """Where to compute."""
+
+    def run(self) -> None:
+        """Writes the samples, in the data's own units."""
+        if self.out.suffix not in (".npy", ".csv"):
+            raise ValueError(f"--out must end in .npy or .csv; got {self.out.name!r}.")
+        run = load_run(self.run_folder, checked_device(self.device))
+        columns = run.config["data"]["columns"]
+        if self.out.suffix == ".csv" and columns is None:
+            raise ValueError("--out must end in .npy: images make no table.")
+        n_steps = None if self.n_steps is None else integer("--n-steps", self.n_steps)
+        samples = draw(run, integer("-n", self.n), self.seed, n_steps)
+        if self.out.suffix == ".npy":
+            np.save(self.out, samples.numpy())
+        else:
+            header = ",".join(f'"{name}"' if set(name) & set(',"\n') else name for name in columns)
+            np.savetxt(self.out, samples.numpy(), delimiter=",", header=header, comments="", fmt="%.7g")
+        print(self.out)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge a run's samples against held-out data, beside a Gaussian fitted to the data."""
+
+    run_folder: RunFolder
+    """Directory of the run."""
+    device: str = "cpu"
+    """Where to compute."""
+
+    def run(self) -> None:
+        """Prints the figures and writes `evaluation.json`."""
+        run = load_run(self.run_folder, checked_device(self.device))
+        print_figures(judge(run, samples_of(run)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's report, one self-contained page."""
+
+    run_folder: RunFolder
+    """Directory of the run."""
+    out: Path | None = None
+    """Where to; report.html in the run's directory if left out."""
+    device: str = "cpu"
+    """Where to compute."""
+
+    def run(self) -> None:
+        """Writes the page and prints its path."""
+        run = load_run(self.run_folder, checked_device(self.device))
+        samples = samples_of(run)
+        kept = run.folder / "evaluation.json"
+        figures = json.loads(kept.read_text()) if kept.exists() else judge(run, samples)
+        print(write_report(run, samples, figures, self.out))
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes and their settings."""
+
+    def run(self) -> None:
+        """Prints them."""
+        for name, settings in RECIPES.items():
+            print(name)
+            for group, values in dataclasses.asdict(settings).items():
+                print(f"  {group}: " + ", ".join(f"{field}={value}" for field, value in values.items()))
+
+
+def draw(run: TrainedRun, n: int, seed: int, n_steps: int | None = None) -> Tensor:
+    """`n` samples on the CPU, with a progress bar."""
+    generator = generator_for(seed, "samples", device=run.model.mean.device)
+    return run.sample(n, n_steps, generator=generator, progress=True).cpu()
+
+
+def samples_of(run: TrainedRun) -> Tensor:
+    """The samples that lie in the run's directory; drawn if there are none."""
+    path = run.folder / "samples.npy"
+    if not path.exists():
+        np.save(path, draw(run, 1000, run.config["seed"]).numpy())
+    return torch.from_numpy(np.load(path, allow_pickle=False))
+
+
+def judge(run: TrainedRun, samples: Tensor) -> dict[str, Any]:
+    """The figures of `evaluation.compare`, kept in `evaluation.json`; table columns count in standard deviations."""
+    train, held_out = run.data()
+    train = train.rows(torch.arange(min(len(train), MOST_TRAINING_ROWS)))
+    held_out = held_out.rows(torch.arange(min(len(held_out), MOST_TRAINING_ROWS)))
+    unit = 1.0
+    if train.kind == "table":
+        spread = train.x.std(0)
+        unit = torch.where(spread > 0, spread, 1.0)
+    generator = generator_for(run.config["seed"], "evaluation")
+    figures = compare(samples / unit, train.x / unit, held_out.x / unit, train.labels, generator=generator)
+    (run.folder / "evaluation.json").write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """A small table: the samples beside the Gaussian."""
+    gaussian = figures["gaussian"]
+    print(f"\n{figures['n_samples']} samples{'':24s}{'samples':>10s}{'Gaussian':>10s}")
+    rows = {
+        "sw2_ratio": "sliced Wasserstein ratio (best 1)",
+        "nearest_ratio": "nearest-neighbour ratio (near 1)",
+        "c2st": "two-sample accuracy (best 0.5)",
+    }
+    for key, title in rows.items():
+        print(f"  {title:33s}{figures[key]:10.3f}{gaussian[key]:10.3f}")
+    if "class_shares" in figures:
+        print("  class shares, %: " + " ".join(f"{100 * share:.1f}" for share in figures["class_shares"]))
+
+
+def checked_device(name: str) -> str:
+    """The device, if this machine has it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _kind_of(source: str) -> str:
+    """Whether a source holds images or a table; arrays may hold either, so those are read to see."""
+    if source == "digits" or Path(source).is_dir():
+        return "image"
+    return load(source).kind if Path(source).suffix in (".npy", ".npz") else "table"
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The value of an option, before the command line is parsed."""
+    for i, argument in enumerate(arguments):
+        if argument == option and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(option + "="):
+            return argument.split("=", 1)[1]
+    return None

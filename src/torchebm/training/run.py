@@ -1,0 +1,209 @@
+"""A run: a directory that holds what was asked for, what came of it, and all that is needed to use or continue it."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from torchebm.core import StandardizedModel
+from torchebm.core.random import generator_for, uniform
+from torchebm.datasets import Data, load, split
+from torchebm.samplers import HamiltonianMonteCarlo, denoise
+
+from .checkpoint import load_checkpoint, newest_checkpoint
+from .recipes import LossSettings, ModelSettings, Recipe, SamplerSettings, TrainingSettings
+
+__all__ = ["TrainedRun", "load_run", "train_run"]
+
+HELD_OUT = 0.3  # share of the data that is never trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What training left: the model in the data's own units, its sampler, and where they came from.
+
+    Example:
+        >>> run = load_run("runs/digits")  # doctest: +SKIP
+        >>> images = run.sample(16)  # doctest: +SKIP
+    """
+
+    folder: Path
+    """The run's directory."""
+    model: StandardizedModel
+    """Energies in the data's own units; the averaged weights."""
+    sampler: HamiltonianMonteCarlo
+    """Samples the model; draws are in the data's own units."""
+    recipe: Recipe
+    """The settings."""
+    config: dict[str, Any]
+    """What was asked for: data, seed, device, versions."""
+    step: int
+    """Updates done."""
+
+    @property
+    def data_noise(self) -> Float[Tensor, "*event"]:
+        """Standard deviation of the noise that was added to each component of the data."""
+        return self.model.mean.new_tensor(self.config["data"]["noise"])
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
+        """Points that know nothing of the data but its box: uniform between each component's lowest and highest value."""
+        low, high = (self.model.mean.new_tensor(self.config["data"][key]) for key in ("low", "high"))
+        shape = (n, *self.model.event_shape)
+        u = uniform(shape, generator=generator, dtype=low.dtype, device=low.device)
+        return low + (high - low) * u
+
+    def sample(self, n: int, n_steps: int | None = None, *, generator: torch.Generator | None = None,
+               progress: bool = False) -> Float[Tensor, " n *event"]:  # fmt: skip
+        """Runs `n` chains from noise.
+
+        Args:
+            n: Chains.
+            n_steps: Transitions; the recipe's number if left out.
+            generator: Source of randomness.
+            progress: Show a progress bar.
+
+        Returns:
+            `[n, *event]`, in the data's own units; without the noise that was added to the data, if the recipe says so.
+        """
+        n_steps = self.recipe.sampler.n_steps if n_steps is None else n_steps
+        with _threads(self.recipe.training.n_threads):
+            x = self.sampler.sample(x=self.noise(n, generator), n_steps=n_steps, generator=generator, progress=progress)
+            return denoise(self.model, x, self.data_noise) if self.recipe.sampler.denoise else x
+
+    def data(self) -> tuple[Data, Data]:
+        """The data again, split into what was trained on and what was held out."""
+        return load_split(self.config["data"]["source"], self.config["seed"])
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of `metrics.jsonl`."""
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, device: str = "cpu", resume: bool = False,
+              overwrite: bool = False, progress: bool = True) -> TrainedRun:  # fmt: skip
+    """Trains a recipe on data and keeps all of it in a directory.
+
+    Args:
+        source: Name of a built-in data set, a file, or a folder of images.
+        out: The run's directory.
+        recipe: The settings.
+        seed: Of the weights, the split, the batches and the chains.
+        device: Where to train.
+        resume: Continue from the newest complete checkpoint, or begin if there is none.
+        overwrite: Replace a run that is there.
+        progress: Show a progress bar.
+
+    Raises:
+        FileExistsError: If `out` exists and neither `resume` nor `overwrite` is given.
+        DataError: If the data cannot be learned from.
+        TrainingDivergedError: If training diverges; its last good checkpoint is kept.
+    """
+    out = Path(out)
+    train, held_out = load_split(source, seed)
+    if out.exists() and not resume:
+        if not overwrite:
+            raise FileExistsError(
+                f"{out} exists: give --resume to continue it, --overwrite to replace it, or another --out."
+            )
+        if any(out.iterdir()) and not (out / "config.json").exists():
+            raise FileExistsError(f"{out} exists and holds no run, so it is not replaced: give another --out.")
+        shutil.rmtree(out)
+    x = train.x.to(device)
+    config = {
+        "torchebm": version("torchebm"),
+        "torch": torch.__version__,
+        "seed": seed,
+        "device": device,
+        "data": _describe(train, held_out, source) | {"noise": recipe.data_noise(train.x).tolist()},
+        "recipe": dataclasses.asdict(recipe),
+    }
+    if resume and (out / "config.json").exists():
+        _check_same(config, json.loads((out / "config.json").read_text()))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(config, indent=1))
+    with _threads(recipe.training.n_threads):
+        with torch.random.fork_rng():
+            torch.set_rng_state(generator_for(seed, "weights").get_state())
+            model = recipe.build_model(train.x).to(device)
+        trainer = recipe.build_trainer(model, x, out_dir=out, seed=seed)
+        batch_size = min(recipe.training.batch_size, len(x))
+        trained = trainer.fit(x, recipe.training.n_steps, batch_size, resume=resume, progress=progress)
+    return TrainedRun(out, trained, recipe.build_sampler(trained), recipe, config, trainer.step)
+
+
+def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
+    """The run in a directory, as its newest checkpoint left it.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no complete checkpoint yet.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it. `torchebm train` makes one.")
+    config = json.loads((folder / "config.json").read_text())
+    newest = newest_checkpoint(folder / "checkpoints")
+    if newest is None:
+        raise FileNotFoundError(f"{folder} holds no complete checkpoint yet: train it first.")
+    settings = config["recipe"]
+    recipe = Recipe(
+        ModelSettings(**{**settings["model"], "hidden": tuple(settings["model"]["hidden"])}),
+        SamplerSettings(**settings["sampler"]),
+        LossSettings(**settings["loss"]),
+        TrainingSettings(**settings["training"]),
+    )
+    checkpoint = load_checkpoint(newest, device)
+    model = recipe.build_model(torch.zeros(2, *config["data"]["event_shape"])).to(device)
+    model.load_state_dict(checkpoint.tensors["ema"])
+    model.eval().requires_grad_(False)
+    return TrainedRun(folder, model, recipe.build_sampler(model), recipe, config, checkpoint.step)
+
+
+def load_split(source: str, seed: int) -> tuple[Data, Data]:
+    """The data and its split, the same for the same seed."""
+    return split(load(source, generator_for(seed, "data")), HELD_OUT, generator_for(seed, "split"))
+
+
+def _describe(train: Data, held_out: Data, source: str) -> dict[str, Any]:
+    low, high = (train.x.amin(0), train.x.amax(0)) if train.bounds is None else map(torch.tensor, train.bounds)
+    return {
+        "source": source if not Path(source).exists() else str(Path(source).resolve()),
+        "name": train.name,
+        "kind": train.kind,
+        "event_shape": list(train.event_shape),
+        "columns": train.columns,
+        "n_train": len(train),
+        "n_held_out": len(held_out),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+
+
+def _check_same(new: dict[str, Any], old: dict[str, Any]) -> None:
+    """A run is continued as it was begun; only its length may change."""
+    old = json.loads(json.dumps(old))
+    new = json.loads(json.dumps(new))
+    for config in (old, new):
+        config["recipe"]["training"].pop("n_steps")
+        for key in ("torchebm", "torch", "device"):
+            config.pop(key)
+    changed = [key for key in new if new[key] != old.get(key)]
+    if changed:
+        raise ValueError(f"the run was begun with other settings ({', '.join(changed)}): resume it with the same ones.")
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,93 @@
+"""The table of samplers that the contract suites run over; a new sampler is one row of it."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from torchebm.core import BaseModel, MarkovSampler
+from torchebm.core.sampler import Scheduled
+from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics, MetropolisHastings
+
+SEED = int(os.environ.get("TORCHEBM_TEST_SEED", "0"))  # any will do; statistical tests state how rarely one will not
+
+
+class SamplerCase(NamedTuple):
+    """One sampler, set up to move well on a standard normal density."""
+
+    cls: type[MarkovSampler]
+    parameters: dict[str, Any]
+    gradients: Callable[[int], int] = lambda n: 0
+    """Evaluations of energy and gradient together that n transitions cost."""
+    energies: Callable[[int], int] = lambda n: 0
+    """Evaluations of the energy alone."""
+
+    def make(self, model: Any, **options: Any) -> MarkovSampler:
+        return self.cls(model, **{**self.parameters, **options})
+
+    @property
+    def scheduled(self) -> dict[str, Scheduled]:
+        """The parameters that may follow a schedule."""
+        return {name: limits for name, limits in vars(self.cls).items() if isinstance(limits, Scheduled)}
+
+    @property
+    def positive(self) -> str:
+        """The first parameter that must be positive."""
+        return next(name for name, limits in self.scheduled.items() if limits.limits["above"] == 0)
+
+
+SAMPLERS = [
+    SamplerCase(LangevinDynamics, {"step_size": 0.1}, gradients=lambda n: n),
+    SamplerCase(HamiltonianMonteCarlo, {"step_size": 0.4, "n_leapfrog_steps": 3}, gradients=lambda n: 1 + 3 * n),
+    SamplerCase(MetropolisHastings, {"proposal_scale": 0.8}, energies=lambda n: 1 + n),
+]
+
+
+class CountingModel(BaseModel):
+    """A standard normal that counts how often it was evaluated, and with what."""
+
+    def __init__(self):
+        super().__init__()
+        self.gradients = self.energies = 0
+        self.given = []
+
+    def forward(self, x, **model_kwargs):
+        self.gradients += x.requires_grad
+        self.energies += not x.requires_grad
+        self.given.append(model_kwargs)
+        return 0.5 * x.square().flatten(1).sum(1)
+
+
+@pytest.fixture(params=SAMPLERS, ids=lambda case: case.cls.__name__)
+def case(request):
+    """Each sampler of the table in turn."""
+    return request.param
+
+
+@pytest.fixture(params=[case for case in SAMPLERS if case.cls.can_reject], ids=lambda case: case.cls.__name__)
+def exact(request):
+    """Each sampler that leaves the density invariant at any step size."""
+    return request.param
+
+
+@pytest.fixture
+def sampler_table():
+    return SAMPLERS
+
+
+@pytest.fixture
+def counting_model():
+    return CountingModel()
+
+
+@pytest.fixture
+def seeded():
+    """`seeded(key)`: a fresh generator, the same for the same key."""
+    return lambda key=0: torch.Generator().manual_seed(1000 * SEED + key)
+
+
+@pytest.fixture
+def generator(seeded):
+    return seeded()
