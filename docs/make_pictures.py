@@ -1,6 +1,7 @@
-"""Makes docs/images/landscape.png: an energy learned from two moons, and Hamiltonian trajectories over a double well.
+"""Makes docs/images/landscape.png, an energy learned from two moons and Hamiltonian trajectories over four wells.
 
 Run it from anywhere, `python docs/make_pictures.py`: about two minutes on one core. `--quick` trains far too little.
+With `--run runs/digits`, after `make demo`, it makes docs/images/digits.png as well.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from torchebm.losses import ContrastiveDivergence
 from torchebm.models import MLPEnergy
 from torchebm.samplers import HamiltonianMonteCarlo
 from torchebm.samplers.hamiltonian import ScalarMass, leapfrog
-from torchebm.training import Trainer
+from torchebm.training import Trainer, load_run
 
 WINDOW = ((-4.2, 4.2), (-3.4, 3.9))
 
@@ -102,14 +103,36 @@ def landscape(quick: bool) -> Figure:
     return figure
 
 
+def digits(folder: Path) -> Figure:
+    """Digits that were held out, beside samples of the energy that was learned from the others."""
+    run = load_run(folder)
+    held_out = run.data()[1]
+    samples = run.sample(48, generator=generator_for(0, "samples"))
+    figure = Figure(figsize=(6.4, 4.1), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, images, title in zip(axes, [held_out.x[:48], samples], ["held-out digits", "samples"], strict=True):
+        viz.sample_grid(held_out.bounds[1] - images, n_columns=6, value_range=held_out.bounds, ax=ax)  # ink is dark
+        ax.set_title(title, loc="left", fontsize=13)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a small .png: 256 colours are enough for these."""
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=105)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images", help="folder for the pictures")
     parser.add_argument("--quick", action="store_true", help="train for 20 steps, to see that the script runs")
+    parser.add_argument("--run", type=Path, help="directory of a run on the digits, for digits.png")
+    parser.add_argument("--only-digits", action="store_true", help="leave landscape.png as it is")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    landscape(options.quick).savefig(drawn, dpi=105)
-    picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the size
-    picture.save(options.out / "landscape.png", optimize=True)
+    if not options.only_digits:
+        save(landscape(options.quick), options.out / "landscape.png")
+    if options.run is not None:
+        save(digits(options.run), options.out / "digits.png")

@@ -263,6 +263,13 @@ def test_input_is_not_modified_and_output_is_a_tensor_of_its_own(case, n_steps, 
     assert torch.equal(x, y) is (n_steps == 0)
 
 
+def test_a_state_is_not_a_view_of_the_input(case):
+    x = torch.ones(4, 2)
+    state = case.make(HarmonicModel()).sample(x, n_steps=0, return_state=True)[1]
+    x.zero_()
+    assert torch.equal(state.x, torch.ones(4, 2))
+
+
 def test_views_are_taken_as_they_are(case, seeded):
     sampler, wide = case.make(HarmonicModel()), torch.arange(12.0).view(3, 4)
     for view in (wide.T, wide[:, ::2], wide[:1].expand(5, 4)):

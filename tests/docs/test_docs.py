@@ -34,6 +34,7 @@ def promised(source):
     lines = source.splitlines()
     calls = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr)]
     prints = [c for c in calls if isinstance(c, ast.Call) and getattr(c.func, "id", None) == "print"]
+    prints.sort(key=lambda call: call.lineno)
     return [lines[c.end_lineno - 1][c.end_col_offset :].partition("#")[2].strip() for c in prints]
 
 
@@ -45,6 +46,7 @@ def with_language(language):
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """A run of the digits that is too short to be good, for pages that load one."""
+    pytest.importorskip("sklearn")
     full = recipe("digits")
     short = dataclasses.replace(
         full,
@@ -61,12 +63,12 @@ def test_python(page, tmp_path, monkeypatch, request):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
+    if "runs/digits" in "".join(blocks(page, "python")):
+        shutil.copytree(request.getfixturevalue("small_run"), tmp_path / "runs" / "digits")
     fit = Trainer.fit  # the README's training takes a minute, and here a few steps of it
     if page.name == "README.md":
         few = lambda self, data, n_steps: fit(self, data, min(n_steps, 20), progress=False)  # noqa: E731
         monkeypatch.setattr(Trainer, "fit", few)
-    if "runs/digits" in "".join(blocks(page, "python")):
-        shutil.copytree(request.getfixturevalue("small_run"), tmp_path / "runs" / "digits")
     namespace = {"__name__": "__docs__"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -145,10 +147,11 @@ def test_pictures_are_small():
         assert picture.stat().st_size < 300_000, picture.name
 
 
-def test_the_script_that_makes_the_pictures_runs(tmp_path):
+def test_the_script_that_makes_the_pictures_runs(tmp_path, small_run):
     pytest.importorskip("matplotlib")
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     command = [sys.executable, str(ROOT / "docs" / "make_pictures.py"), "--quick", "--out", str(tmp_path)]
+    command += ["--run", str(small_run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["landscape.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.png", "landscape.png"]

@@ -22,8 +22,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
     r"""Lowers the energy of data and raises that of the model's own samples: maximum likelihood, by sampling.
 
     $\nabla_\theta L = \langle \nabla_\theta E \rangle_\mathrm{data} - \langle \nabla_\theta E \rangle_\mathrm{model}$,
-    the second mean being that of the negatives, from `k_steps` transitions of the sampler. The chains start at the batch,
-    or, if `persistent`, where they stopped at an earlier batch.
+    the second mean over negatives, from `k_steps` transitions of the sampler. The chains start at the batch, or, if
+    `persistent`, where they stopped at an earlier batch.
 
     Args:
         model: The energy to train.

@@ -61,9 +61,7 @@ def headline_figures(figures: Mapping[str, Any]) -> Markup:
         rows.append([tag("span", title, tag("small", meaning)), *cells, *([] if len(values) > 1 else ["–"]), better])
     n = figures.get("n_samples")
     of = f"{n:,} samples" if isinstance(n, int) else "Samples"
-    caption = (
-        f"{of} and as many draws of a Gaussian with the data's mean and covariance; ✓ marks the better of the two."
-    )
+    caption = f"{of} and as many draws of a Gaussian with the data's mean and covariance; ✓ marks the better."
     return tally(caption, ["Figure", "Samples", "Gaussian", "Better"], rows)
 
 
@@ -84,7 +82,7 @@ def share_chart(shares: Sequence[float], labels: Int[Tensor, " n"], classes: Seq
         )
         rows.append([class_name(k, classes), f"{share:.1%}", f"{wanted:.1%}", bar])
     caption = "Share of each class, as a classifier trained on the data sees it; the upright mark is the data's own."
-    return tally(caption, ["Class", "Samples", "Data", "Samples (bar) and data (mark)"], rows)
+    return tally(caption, ["Class", "Samples", "Data", "Bar: samples; mark: data"], rows)
 
 
 def suspicions(
@@ -93,18 +91,20 @@ def suspicions(
     """A sentence for each figure that looks off."""
     found = []
     if figures.get("sw2_ratio", 1.0) > LARGEST_DISTANCE:
-        found.append(f"The samples are {figures['sw2_ratio']:.2f} times as far from held-out data as training data is; up "
-                     f"to {LARGEST_DISTANCE} is usual for a model that has learned its data. Train longer, or start "
-                     "longer chains from noise.")  # fmt: skip
+        found.append(
+            f"The samples are {figures['sw2_ratio']:.2f} times as far from held-out data as training data is; up to "
+            f"{LARGEST_DISTANCE} is usual for a model that has learned its data. Train longer, or run longer chains."
+        )
     if figures.get("nearest_ratio", 1.0) < SMALLEST_NEAREST:
-        found.append(f"The samples lie closer to training data than held-out data does (ratio "
-                     f"{figures['nearest_ratio']:.2f}, below {SMALLEST_NEAREST}): the model may have memorised it.")  # fmt: skip
+        found.append(
+            f"The samples lie closer to training data than held-out data does (ratio {figures['nearest_ratio']:.2f}, "
+            f"below {SMALLEST_NEAREST}): the model may have memorised it."
+        )
     if labels is not None and "class_shares" in figures:
         shares = figures["class_shares"]
         real = shares_of(labels, len(shares))
-        limit = min(
-            SMALLEST_SHARE, 0.5 / max(1, sum(share > 0 for share in real))
-        )  # half an equal share if there are many
+        n_classes = sum(share > 0 for share in real)
+        limit = min(SMALLEST_SHARE, 0.5 / max(1, n_classes))  # half an equal share if there are many classes
         missing = [
             f"{class_name(k, classes)} ({share:.1%} of the samples, {wanted:.1%} of the data)"
             for k, (share, wanted) in enumerate(zip(shares, real, strict=True))
@@ -117,11 +117,13 @@ def suspicions(
         MEASURES[key].title.lower()
         for key in ("sw2_ratio", "c2st")
         if key in figures and key in gaussian
-        and MEASURES[key].badness(figures[key]) > MARGIN * MEASURES[key].badness(gaussian[key])
+        and MEASURES[key].badness(figures[key]) > MARGIN * MEASURES[key].badness(gaussian[key]) + 0.01
     ]  # fmt: skip
     if worse:
-        found.append(f"A Gaussian with the data's mean and covariance does better in the {listed(worse)}: the network has "
-                     "added nothing there yet.")  # fmt: skip
+        found.append(
+            f"A Gaussian with the data's mean and covariance does better in the {listed(worse)}: the network has added "
+            "nothing there yet."
+        )
     broken = [MEASURES[key].title.lower() for key in MEASURES if not math.isfinite(figures.get(key, 0.0))]
     if broken:
         found.append(f"No finite value came out for the {listed(broken)}.")

@@ -36,11 +36,11 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
     return Markup(f"<{name}{start}>{''.join(map(escape, children))}</{name}>")
 
 
-def tally(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]], **attributes: object) -> Markup:
+def tally(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]]) -> Markup:
     """A table with a caption and header cells for its columns and rows, which scrolls sideways where it is too wide."""
     head = tag("tr", *(tag("th", cell, scope="col") for cell in header))
     body = [tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)) for first, *rest in rows]
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), **attributes)
+    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body))
     return tag("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)
 
 
@@ -94,12 +94,12 @@ p { max-width: 46rem; margin: .5rem 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; font-size: .95rem; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { font-weight: 600; white-space: nowrap; }
+thead th { font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 400; }
 tbody th small { display: block; max-width: 34rem; }
 td strong::after { content: " \\2713"; color: var(--data); }
-.names th { overflow-wrap: anywhere; }
-.bar { position: relative; display: block; height: .8rem; margin: .35rem 0; width: min(24rem, 42vw); }
+.long { overflow-wrap: anywhere; }
+.bar { position: relative; display: block; height: .8rem; margin: .35rem 0; width: min(24rem, 34vw); }
 .bar i { position: absolute; left: 0; top: 0; bottom: 0; background: var(--samples); }
 .bar b { position: absolute; top: -.2rem; bottom: -.2rem; width: 3px; margin-left: -1px; background: var(--data); }
 .gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); }
@@ -111,8 +111,8 @@ figure.single { max-width: 46rem; }
 .settings table { width: 100%; }
 figcaption { font-size: .9rem; padding-top: .25rem; overflow-wrap: anywhere; }
 figcaption strong { color: var(--ink); font-weight: 600; }
-pre { background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem; font-size: .88rem;
-  line-height: 1.45; }
+pre { background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem;
+  font-size: .88rem; line-height: 1.45; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 @media print { body { font-size: 10.5pt; } main { max-width: none; padding: 0; } h2, h3 { break-after: avoid; }
   tr, .alert { break-inside: avoid; } pre { white-space: pre-wrap; } .bar * { print-color-adjust: exact; }

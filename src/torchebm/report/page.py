@@ -46,8 +46,8 @@ def write_report(run: TrainedRun, samples: Float[Tensor, " n *event"], figures: 
     event_shape = tuple(run.model.event_shape)
     if samples.ndim == 0 or len(samples) == 0 or tuple(samples.shape[1:]) != event_shape:
         raise ValueError(
-            f"samples has shape {list(samples.shape)}; expected [n, {', '.join(map(str, event_shape))}] with n > 0, the "
-            "event shape of the run's data: draw them with run.sample(n)."
+            f"samples has shape {list(samples.shape)}; expected [n, {', '.join(map(str, event_shape))}] with n > 0, "
+            "the event shape of the run's data: draw them with run.sample(n)."
         )
     train, held_out = run.data()
     samples = samples.detach().cpu()
@@ -74,8 +74,9 @@ def opening(run: TrainedRun, train: Data, held_out: Data, n_samples: int) -> Mar
     noun = "images" if train.kind == "image" else "rows"
     what = " × ".join(map(str, train.event_shape[1:])) + " images" if train.kind == "image" else columns_of(train)
     sentence = (
-        f"An energy-based model, p(x) = exp(−E(x)) / Z, of {what}, learned from {len(train):,} {noun} of {train.name} in "
-        f"{run.step:,} updates; {n_samples:,} samples of it are shown beside {len(held_out):,} {noun} that it never saw."
+        f"An energy-based model, p(x) = exp(−E(x)) / Z, of {what}, learned from {len(train):,} {noun} of {train.name} "
+        f"in {run.step:,} updates; {n_samples:,} samples of it are shown beside {len(held_out):,} {noun} that it never "
+        "saw."
     )
     return Markup(tag("h1", train.name) + tag("p", sentence, class_="lead"))
 
@@ -93,8 +94,8 @@ def alerts(run: TrainedRun, train: Data, samples: Tensor, figures: Mapping[str, 
     seen, unseen = quantiles(energies["training data"])[2], quantiles(energies["data"])[1]
     if unseen > seen:
         found.append(
-            "Half of the held-out data have higher energies than 95 % of the training data: the model knows the points it "
-            "was shown better than where they come from. Use fewer updates, more data, or a larger data_noise."
+            "Half of the held-out data have higher energies than 95 % of the training data: the model knows the points "
+            "it was shown better than where they come from. Use fewer updates, more data, or a larger data_noise."
         )
     if run.step < run.recipe.training.n_steps:
         found.append(
@@ -102,9 +103,7 @@ def alerts(run: TrainedRun, train: Data, samples: Tensor, figures: Mapping[str, 
         )
     n_broken = int((~samples.flatten(1).isfinite().all(1)).sum())
     if n_broken:
-        found.append(
-            f"{n_broken} of {len(samples)} samples are not finite: the sampler's step is too large for the energy."
-        )
+        found.append(f"{n_broken} of {len(samples)} samples are not finite: the sampler's steps are too large.")
     if not found:
         return Markup("")
     items = tag("ul", *(tag("li", sentence) for sentence in found))
@@ -135,9 +134,8 @@ def portraits(run: TrainedRun, train: Data, held_out: Data, samples: Tensor) -> 
         return
     data = torch.cat([train.x, held_out.x]).cpu()
     columns = train.columns or tuple(f"x{i + 1}" for i in range(data.shape[1]))
-    yield tag(
-        "p", f"Histograms of all {len(data):,} rows and of {len(samples):,} samples, in the same bins.", class_="soft"
-    )
+    how = f"Histograms of all {len(data):,} rows and of {len(samples):,} samples, in the same bins."
+    yield tag("p", how, class_="soft")
     yield pictures.marginal_panels(data, samples, columns)
     if len(columns) > pictures.MOST_COLUMNS:
         yield tag("p", f"The first {pictures.MOST_COLUMNS} of {len(columns)} columns are drawn.", class_="soft")
@@ -146,9 +144,24 @@ def portraits(run: TrainedRun, train: Data, held_out: Data, samples: Tensor) -> 
     if len(columns) == 2:
         yield pictures.pictures_in_two(run.model, data, samples, columns)
     moments = zip(columns, data.mean(0), data.std(0), samples.mean(0), samples.std(0), strict=True)
-    rows = [[name, *(f"{float(value):.4g}" for value in values)] for name, *values in moments]
+    rows = []
+    for name, *values in moments:
+        mean, spread, sampled_mean, sampled_spread = (rounded(float(value), float(values[1])) for value in values)
+        rows.append([name, mean, sampled_mean, spread, sampled_spread])
     header = ["Column", "Mean of data", "of samples", "Deviation of data", "of samples"]
-    yield tally("Means and standard deviations.", header, [[row[0], row[1], row[3], row[2], row[4]] for row in rows])
+    yield tally("Means and standard deviations.", header, rows)
+
+
+def rounded(value: float, spread: float) -> str:
+    """A number to three digits of the spread of what it sums up.
+
+    Example:
+        >>> rounded(746.893, 314.9), rounded(-4e-5, 1.454)
+        ('747', '0.00')
+    """
+    if not (math.isfinite(value) and math.isfinite(spread) and spread > 0):
+        return f"{value:.4g}"
+    return f"{value:z,.{max(0, 2 - math.floor(math.log10(spread)))}f}"
 
 
 def energies_of(run: TrainedRun, train: Data, held_out: Data, samples: Tensor) -> dict[str, Float[Tensor, " n"]]:
@@ -161,10 +174,10 @@ def energies_of(run: TrainedRun, train: Data, held_out: Data, samples: Tensor) -
         return x + run.data_noise * randn(x.shape, generator=generator, dtype=like.dtype, device=like.device)
 
     points = {
+        "training data": noisy(train.x),
         "data": noisy(held_out.x),
         "samples": noisy(samples) if run.recipe.sampler.denoise else samples[:MOST_ENERGIES].to(like),
         "noise": run.noise(min(max(len(samples), 500), MOST_ENERGIES), generator),
-        "training data": noisy(train.x),
     }
     return {name: torch.cat([evaluate(run.model, part) for part in x.split(1000)]) for name, x in points.items()}
 
@@ -178,15 +191,18 @@ def quantiles(energy: Float[Tensor, " n"]) -> list[float]:
 def energy_section(run: TrainedRun, energies: Mapping[str, Float[Tensor, " n"]]) -> Iterator[Markup]:
     """Histograms of energies, what exactly they compare, and their quantiles."""
     how = (
-        "so do the samples, which were freed of it: like is compared with like, though samples freed of noise are a little "
-        "smoother than data, and so lie a little lower even for a perfect model."
+        "so do the samples, which were freed of it: like is compared with like, though samples freed of noise are a "
+        "little smoother than data, and so lie a little lower even for a perfect model."
         if run.recipe.sampler.denoise
         else "the samples have it already."
     )
     yield tag("h2", "Energies")
-    yield tag("p", f"The model is a density of data with noise added, so held-out data get that noise here; {how} “Noise” "
-              "is uniform in the box of the data. Low energies are probable, and only differences matter: a good model gives "
-              "data and samples much the same energies, and noise far higher ones.")  # fmt: skip
+    text = (
+        f"The model is a density of data with noise added, so held-out data get that noise here; {how} “Noise” is "
+        "uniform in the box of the data. Low energies are probable, and only differences matter: a good model gives data "
+        "and samples much the same energies, and noise far higher ones."
+    )
+    yield tag("p", text)
     yield pictures.histograms_of_energies({name: energies[name] for name in ("data", "samples", "noise")})
     titles = {"data": "held-out data", "noise": "uniform noise"}
     rows = [
@@ -202,8 +218,13 @@ def training(run: TrainedRun, metrics: list[dict[str, float]]) -> Iterator[Marku
     if not metrics:
         yield tag("p", f"Nothing was recorded in {run.step} updates.")
         return
-    yield tag("p", "The energies of data and of negatives, the model's own samples, should stay together: the gap between "
-              "them wavers about a small number. Faint lines are records, strong ones their running mean.", class_="soft")  # fmt: skip
+    text = (
+        "The energies of data and of negatives, the model's own samples, should stay together: the gap between them "
+        "wavers about a small number."
+    )
+    if len(metrics) >= 100:  # otherwise every record is drawn alike
+        text += " Faint lines are records, strong ones their running mean."
+    yield tag("p", text, class_="soft")
     yield pictures.curves(metrics)
 
 
@@ -211,9 +232,9 @@ def reproduction(run: TrainedRun, n_samples: int) -> Iterator[Markup]:
     """Commands and code that lead here again."""
     yield tag("h2", "How to make it again")
     yield code_block(commands(run, n_samples), "Commands")
-    yield tag("p", "On the same machine and with the same versions, the same seed gives the same weights and samples, bit for "
-              "bit. In Python:")  # fmt: skip
+    text = "With the same versions on the same machine, the same seed gives the same weights and samples, bit for bit. "
+    yield tag("p", text, "In Python:")
     yield code_block(python_lines(run), "Python")
     kept = ["config.json", "metrics.jsonl", "checkpoints/", "samples.npy", "evaluation.json"]
-    yield tag("p", f"The run's directory holds {listed([name for name in kept if (run.folder / name).exists()])}.",
-              class_="soft")  # fmt: skip
+    found = listed([name for name in kept if (run.folder / name).exists()])
+    yield tag("p", f"The run's directory holds {found}.", class_="soft")

@@ -84,7 +84,7 @@ def pictures_in_two(model: BaseModel, data: Table, samples: Table, columns: Sequ
     )
     landscape = picture(
         lambda ax: energy_landscape(model, window, samples=samples[: MOST_DOTS // 4], ax=ax),
-        (6.4, 4.8),
+        (5.6, 4.8),
         alt="Map of the learned energy over the plane, with samples as points.",
         caption=[tag("strong", "The learned energy"), ": dark is low, and probable; dots are samples"],
     )

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -43,7 +44,7 @@ def field_docs(cls: type) -> Mapping[str, str]:
         return {}
     return {
         field.target.id: " ".join(below.value.value.split())
-        for field, below in zip(body, body[1:], strict=False)
+        for field, below in pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(below, ast.Expr)
         and isinstance(below.value, ast.Constant)
@@ -55,6 +56,7 @@ def data_facts(run: TrainedRun, metrics: Sequence[Mapping[str, float]]) -> Itera
     """The data, the machine and the versions."""
     data = run.config["data"]
     shape = " × ".join(map(str, data["event_shape"]))
+    seconds = f" in {metrics[-1]['seconds']:,.0f} s" if metrics and "seconds" in metrics[-1] else ""
     facts = {
         "Source": data["source"],
         "Kind": f"{data['kind']}, {shape} values each",
@@ -63,19 +65,14 @@ def data_facts(run: TrainedRun, metrics: Sequence[Mapping[str, float]]) -> Itera
         "Added noise": deviations(run),
         "Columns": ", ".join(data["columns"] or ()),
         "Parameters": f"{sum(parameter.numel() for parameter in run.model.parameters()):,}",
-        "Updates": f"{run.step:,}"
-        + (f" in {metrics[-1]['seconds']:,.0f} s" if metrics and "seconds" in metrics[-1] else ""),
+        "Updates": f"{run.step:,}{seconds}",
         "Seed": run.config["seed"],
         "Device": run.config["device"],
         "Versions": f"torchebm {run.config['torchebm']}, PyTorch {run.config['torch']}",
     }
+    rows = [[name, tag("span", fact, class_="long")] for name, fact in facts.items() if fact != ""]
     yield tag("h2", "Data and machine")
-    yield tally(
-        "What the run was made of.",
-        ["Fact", "Value"],
-        [pair for pair in facts.items() if pair[1] != ""],
-        class_="names",
-    )
+    yield tally("What the run was made of.", ["Fact", "Value"], rows)
 
 
 def span(low: object, high: object) -> str:

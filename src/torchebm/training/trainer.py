@@ -158,7 +158,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         if not bool(norm.isfinite()):
             raise NonFiniteEnergyError(
-                f"the gradient of the parameters has norm {float(norm)}, at a loss of {float(output.loss):.4g}."
+                f"the gradient of the parameters has norm {float(norm)}, at a loss of {float(output.loss.detach()):.4g}."
             )
         self.optimizer.step()
         return norm
