@@ -1,6 +1,7 @@
 """Energies made of other energies: weighted sums and mixtures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from .checks import integer, number
 from .model import BaseModel
 from .random import categorical
-from .shapes import sum_event
+from .shapes import add_scaled, sum_event
 
 __all__ = ["MixtureModel", "WeightedSum"]
 
@@ -37,15 +38,17 @@ class WeightedSum(BaseModel):
         self.event_shape = _common_event_shape(models)
 
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
-        return sum((w * m(x, **model_kwargs) for w, m in self._terms()), start=self.constant)
+        energies = torch.stack([weight * model(x, **model_kwargs) for weight, model in self._terms()])
+        return energies.sum(0) + self.constant
 
     def energy_and_gradient(
         self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
-        energy, gradient = self.constant, 0.0
-        for weight, model in self._terms():
-            its_energy, its_gradient = model.energy_and_gradient(x, **model_kwargs)
-            energy, gradient = energy + weight * its_energy, gradient + weight * its_gradient
+        parts = [(weight, *model.energy_and_gradient(x, **model_kwargs)) for weight, model in self._terms()]
+        weight, energy, gradient = parts[0]
+        energy, gradient = weight * energy + self.constant, weight * gradient
+        for weight, its_energy, its_gradient in parts[1:]:
+            energy, gradient = add_scaled(energy, weight, its_energy), add_scaled(gradient, weight, its_gradient)
         return energy, gradient
 
     @property
@@ -61,10 +64,10 @@ class WeightedSum(BaseModel):
         if self.weights != (1.0,):
             raise ValueError(f"{what} of a weighted sum of energies has no closed form; only a constant was allowed to "
                              f"be added to one energy. Here the weights are {list(self.weights)}.")  # fmt: skip
-        return self.models[0]
+        return self._terms()[0][1]
 
-    def _terms(self) -> zip:
-        return zip(self.weights, self.models, strict=True)
+    def _terms(self) -> list[tuple[float, BaseModel]]:
+        return list(zip(self.weights, cast(Iterable[BaseModel], self.models), strict=True))
 
 
 class MixtureModel(BaseModel):
@@ -85,6 +88,9 @@ class MixtureModel(BaseModel):
         True
     """
 
+    log_weights: Tensor
+    """Logarithms of the weights, `[component]`."""
+
     def __init__(self, models: Sequence[BaseModel], weights: Sequence[float] | Tensor | None = None) -> None:
         super().__init__()
         if not models:
@@ -97,13 +103,13 @@ class MixtureModel(BaseModel):
         self.event_shape = _common_event_shape(models)
 
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
-        energies = torch.stack([model(x, **model_kwargs) for model in self.models])  # [component, batch]
+        energies = torch.stack([model(x, **model_kwargs) for model in self._components()])  # [component, batch]
         return -torch.logsumexp(self._log_weights(energies) - energies, 0)
 
     def energy_and_gradient(
         self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
-        parts = [model.energy_and_gradient(x, **model_kwargs) for model in self.models]
+        parts = [model.energy_and_gradient(x, **model_kwargs) for model in self._components()]
         energies = torch.stack([energy for energy, _ in parts])  # [component, batch]
         log_shares = self._log_weights(energies) - energies
         shares = torch.softmax(log_shares, 0)  # the probability of each component, given x
@@ -118,11 +124,14 @@ class MixtureModel(BaseModel):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
         """Exact, independent draws, where every component has them."""
         which = categorical(self._log_masses().softmax(0), integer("n", n), generator=generator)  # [n]
-        draws = [model.sample(n, generator=generator) for model in self.models]  # every component draws n: one order
+        draws = [model.sample(n, generator=generator) for model in self._components()]  # every component draws n: one order
         return torch.stack(draws)[which, torch.arange(n, device=which.device)]
 
     def _log_masses(self) -> Tensor:
-        return torch.stack([w + m.log_z for w, m in zip(self.log_weights, self.models, strict=True)])
+        return torch.stack([w + m.log_z for w, m in zip(self.log_weights, self._components(), strict=True)])
+
+    def _components(self) -> Iterable[BaseModel]:
+        return cast(Iterable[BaseModel], self.models)
 
     def _log_weights(self, energies: Tensor) -> Tensor:
         return self.log_weights.to(energies.dtype).unsqueeze(1)  # [component, 1]

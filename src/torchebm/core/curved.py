@@ -100,6 +100,7 @@ class FunnelModel(NumberModel):
 
     def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
         super().__init__(dim, at_least=2)
+        self.dim = dim
         self.scale = number("scale", scale, above=0.0)
 
     def forward(self, x: Float[Tensor, "batch dim"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
@@ -119,17 +120,17 @@ class FunnelModel(NumberModel):
 
     @property
     def mean(self) -> Float[Tensor, " dim"]:
-        return self._moment([0.0] * self.event_shape[0])
+        return self._moment([0.0] * self.dim)
 
     @property
     def variance(self) -> Float[Tensor, " dim"]:
         """$s^2$, then $e^{s^2/2}$ for every other coordinate; all are uncorrelated."""
-        return self._moment([self.scale**2] + [math.exp(0.5 * self.scale**2)] * (self.event_shape[0] - 1))
+        return self._moment([self.scale**2] + [math.exp(0.5 * self.scale**2)] * (self.dim - 1))
 
     @property
     def log_z(self) -> Float[Tensor, ""]:
         r"""$\tfrac{d}{2} \log 2\pi + \log s$"""
-        return self._exact(0.5 * self.event_shape[0] * LOG_TWO_PI + math.log(self.scale))
+        return self._exact(0.5 * self.dim * LOG_TWO_PI + math.log(self.scale))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
         """Exact, independent draws: the scale, then the rest given it."""

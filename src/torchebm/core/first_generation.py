@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,11 @@ _LATER_NAMES = {"energy_function": "model", "mass_matrix": "mass", "k": "k_steps
 
 class FirstGenerationSampling:
     """What samplers know of the earlier API: `energy_function=`, `mass_matrix=`, `sample_chain`, `sample_step`."""
+
+    model: BaseModel  # these come from the classes that this is mixed into
+    precision: str | None
+    schedulers: Any
+    sample: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,10 +69,11 @@ class FirstGenerationSampling:
             initial_samples = self.sample(dim=dim, n_steps=0, n_samples=n_samples, generator=options.get("generator"))
         if not return_trajectory:
             return self.sample(x=initial_samples, dim=dim, n_steps=n_steps, **options)
-        later = self.sample(x=initial_samples, dim=dim, n_steps=n_steps, return_trajectory=True, **options)
+        drawn = self.sample(x=initial_samples, dim=dim, n_steps=n_steps, return_trajectory=True, **options)
+        later, *rest = drawn if isinstance(drawn, tuple) else (drawn,)
         first = initial_samples.to(later).unsqueeze(1)
         trajectory = torch.cat([first, later], 1).transpose(0, 1)  # [n_steps + 1, chain, *event]
-        return trajectory[-1].clone(), trajectory
+        return trajectory[-1].clone(), trajectory, *rest
 
     @torch.no_grad()
     def sample_step(self, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
@@ -95,6 +101,9 @@ class _Flag(NamedTuple):
 
 class _OverriddenStep:
     """The kernel of a sampler whose author overrode `sample_step(x)`, which draws for itself."""
+
+    schedulers: Any
+    sample_step: Callable[[Tensor], Tensor]
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> _Position:
         return _Position(x)
@@ -129,6 +138,10 @@ class _OverriddenStep:
 class FirstGenerationContrastiveDivergence:
     """What the loss knows of the earlier API: `k=` and, where no model was given, `batch_size=` and `(model, data)`."""
 
+    sampler: Any  # these come from the class that this is mixed into
+    k_steps: int
+    check_batch: Callable[[Tensor], None]
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
@@ -137,7 +150,7 @@ class FirstGenerationContrastiveDivergence:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """`loss(batch)`; `loss(model, data)`, the scalar, if the loss was constructed without a model."""
         if not self.__dict__.get("_takes_model", False):
-            return super().forward(*args, **kwargs)
+            return cast(Any, super()).forward(*args, **kwargs)
         if len(args) != 2:
             raise TypeError(f"this loss was made without a model, so it is called with (model, data); got {len(args)} "
                             "arguments. For loss(batch), make it with model=.")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,8 @@ class BaseModel(nn.Module):
     """
 
     event_shape: torch.Size | None = None
+    log_z: Any  # the logarithm of the normaliser, where it has a closed form
+    sample: Any  # exact draws, where there are any
 
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         """Energies, one a point."""
@@ -57,7 +59,7 @@ class BaseModel(nn.Module):
         if torch.compiler.is_compiling():  # Dynamo traces torch.func, not autograd.grad
             return _traced_energy_and_gradient(self, x, model_kwargs)
         with torch.inference_mode(False), torch.enable_grad():
-            y = _outside_inference(x).detach().requires_grad_()
+            y = (x.clone() if x.is_inference() else x).detach().requires_grad_()
             energy = self(y, **{name: _outside_inference(value) for name, value in model_kwargs.items()})
             check_energy(energy, y)
             gradient = None

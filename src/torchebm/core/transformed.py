@@ -71,6 +71,10 @@ class StandardizedModel(TransformedModel):
         True
     """
 
+    mean: Tensor
+    matrix: Tensor
+    inverse: Tensor
+
     def __init__(self, inner: BaseModel, mean: Float[Tensor, "*event"], matrix: Float[Tensor, "d d"]) -> None:
         super().__init__(inner, LinearTransform(mean, matrix))
         self.event_shape = mean.shape

@@ -71,7 +71,7 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
                  buffer_size: int = 10_000, new_sample_ratio: float = 0.0, energy_reg_weight: float = 0.001, *,
                  data_noise: float | Float[Tensor, "*event"] = 0.0, fresh_chains: FreshChains = "uniform",
                  reset_schedulers: bool = True) -> None:  # fmt: skip
-        super().__init__(model, sampler)
+        BaseLoss.__init__(self, model, sampler)
         if not isinstance(sampler, BaseSampler):
             raise TypeError(
                 f"sampler must be a BaseSampler, such as LangevinDynamics(model); got {type(sampler).__name__}."
@@ -165,7 +165,7 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         if self._uncommitted is None:
             return
         (slots, negatives, counts), self._uncommitted = self._uncommitted, None
-        if slots is not None:
+        if slots is not None and self.replay_buffer is not None:
             self.replay_buffer.write(slots, negatives)
         for scheduler, count in counts:
             scheduler.step_count = count

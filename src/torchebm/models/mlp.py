@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ class MLPEnergy(BaseModel):
     def __init__(self, input_dim: int, hidden_dims: Sequence[int] = (128, 128), spectral_norm: bool = False) -> None:
         super().__init__()
         self.network = MLP(input_dim, hidden_dims, spectral_norm=spectral_norm)
-        self.event_shape = self.network[0].weight.shape[1:]
+        self.event_shape = torch.Size([input_dim])
 
     def forward(self, x: Float[Tensor, "batch input_dim"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         check_points(x, self.event_shape)

@@ -199,8 +199,8 @@ def energy_section(run: TrainedRun, energies: Mapping[str, Float[Tensor, " n"]])
     yield tag("h2", "Energies")
     text = (
         f"The model is a density of data with noise added, so held-out data get that noise here; {how} “Noise” is "
-        "uniform in the box of the data. Low energies are probable, and only differences matter: a good model gives data "
-        "and samples much the same energies, and noise far higher ones."
+        "uniform in the box of the data. Low energies are probable, and only differences matter: a good model gives "
+        "data and samples much the same energies, and noise far higher ones."
     )
     yield tag("p", text)
     yield pictures.histograms_of_energies({name: energies[name] for name in ("data", "samples", "noise")})

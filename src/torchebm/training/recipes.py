@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -122,7 +123,7 @@ class Recipe:
         return (self.loss.data_noise * spread).expand(flat.shape[1]).reshape(data.shape[1:])
 
     def build_trainer(
-        self, model: BaseModel, data: Float[Tensor, " n *event"], *, out_dir: str | None, seed: int
+        self, model: BaseModel, data: Float[Tensor, " n *event"], *, out_dir: str | Path | None, seed: int
     ) -> Trainer:
         """Loss, optimiser and loop."""
         loss, training = self.loss, self.training

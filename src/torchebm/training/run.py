@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -56,7 +56,7 @@ class TrainedRun:
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
         """Points that know nothing of the data but its box: uniform between each component's lowest and highest value."""
         low, high = (self.model.mean.new_tensor(self.config["data"][key]) for key in ("low", "high"))
-        shape = (n, *self.model.event_shape)
+        shape = (n, *self.config["data"]["event_shape"])
         u = uniform(shape, generator=generator, dtype=low.dtype, device=low.device)
         return low + (high - low) * u
 
@@ -136,7 +136,7 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
         trainer = recipe.build_trainer(model, x, out_dir=out, seed=seed)
         batch_size = min(recipe.training.batch_size, len(x))
         trained = trainer.fit(x, recipe.training.n_steps, batch_size, resume=resume, progress=progress)
-    return TrainedRun(out, trained, recipe.build_sampler(trained), recipe, config, trainer.step)
+    return TrainedRun(out, cast(StandardizedModel, trained), recipe.build_sampler(trained), recipe, config, trainer.step)
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
@@ -154,7 +154,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
         raise FileNotFoundError(f"{folder} holds no complete checkpoint yet: train it first.")
     settings = config["recipe"]
     recipe = Recipe(
-        ModelSettings(**{**settings["model"], "hidden": tuple(settings["model"]["hidden"])}),
+        dataclasses.replace(ModelSettings(**settings["model"]), hidden=tuple(settings["model"]["hidden"])),
         SamplerSettings(**settings["sampler"]),
         LossSettings(**settings["loss"]),
         TrainingSettings(**settings["training"]),
