@@ -57,13 +57,13 @@ class Page(HTMLParser):
         return next(row for table in self.tables for row in table if row and row[0].startswith(start))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page():
     """`page(path)` reads a page."""
     return Page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny():
     """`tiny(name, **loss)`: a recipe that is through in a second, and has learned nothing by then."""
 
@@ -80,7 +80,7 @@ def tiny():
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def train(tmp_path_factory, tiny):
     """`train(source, name)`: a run and a few samples of it."""
 
@@ -91,6 +91,6 @@ def train(tmp_path_factory, tiny):
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digits(train):
     return train("digits", "digits")

@@ -24,7 +24,7 @@ def figure():
 def test_a_panel_per_key_with_the_energies_together(figure):
     axes = viz.training_curves(RECORDS, figure=figure)
     assert [ax.get_ylabel() for ax in axes] == [
-        "energy", "energy gap, data − negatives", "gradient norm", "acceptance rate"]  # fmt: skip
+        "energy", "energy gap, negatives − data", "gradient norm", "acceptance rate"]  # fmt: skip
     data, negatives = axes[0].lines
     np.testing.assert_allclose(data.get_xdata(), np.arange(0, 100, 10))
     np.testing.assert_allclose(data.get_ydata(), [-k / 9 for k in range(10)])

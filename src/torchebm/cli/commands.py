@@ -144,7 +144,7 @@ class Report:
         run = load_run(self.run_folder, checked_device(self.device))
         samples = samples_of(run)
         kept = run.folder / "evaluation.json"
-        figures = json.loads(kept.read_text()) if kept.exists() else judge(run, samples)
+        figures = json.loads(kept.read_text()) if is_current(run, kept) else judge(run, samples)
         print(write_report(run, samples, figures, self.out))
 
 
@@ -167,11 +167,17 @@ def draw(run: TrainedRun, n: int, seed: int, n_steps: int | None = None) -> Tens
 
 
 def samples_of(run: TrainedRun) -> Tensor:
-    """The samples that lie in the run's directory; drawn if there are none."""
+    """The samples that lie in the run's directory; drawn if there are none, or if it was trained on since."""
     path = run.folder / "samples.npy"
-    if not path.exists():
+    if not is_current(run, path):
         np.save(path, draw(run, 1000, run.config["seed"]).numpy())
     return torch.from_numpy(np.load(path, allow_pickle=False))
+
+
+def is_current(run: TrainedRun, path: Path) -> bool:
+    """Whether a file of the run was written after its last update."""
+    newest = run.folder / "checkpoints" / f"step-{run.step:08d}" / "checkpoint.json"
+    return path.exists() and path.stat().st_mtime_ns >= newest.stat().st_mtime_ns
 
 
 def judge(run: TrainedRun, samples: Tensor) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class ClosedFormModel(BaseModel):
     def energy_and_gradient(
         self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
-        x = x.detach()
-        return self(x, **model_kwargs), self.gradient(x, **model_kwargs)
+        with torch.no_grad():
+            return self(x, **model_kwargs), self.gradient(x, **model_kwargs)
 
 
 class NumberModel(ClosedFormModel):

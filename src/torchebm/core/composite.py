@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .checks import integer, number
 from .model import BaseModel
 from .random import categorical
-from .shapes import add_scaled, sum_event
+from .shapes import add_scaled
 
 __all__ = ["MixtureModel", "WeightedSum"]
 

@@ -66,7 +66,8 @@ class FirstGenerationSampling:
             **options: Passed to `sample`.
         """
         if initial_samples is None:
-            initial_samples = self.sample(dim=dim, n_steps=0, n_samples=n_samples, generator=options.get("generator"))
+            same = {name: options[name] for name in ("generator", "reset_schedulers") if name in options}
+            initial_samples = self.sample(dim=dim, n_steps=0, n_samples=n_samples, **same)
         if not return_trajectory:
             return self.sample(x=initial_samples, dim=dim, n_steps=n_steps, **options)
         drawn = self.sample(x=initial_samples, dim=dim, n_steps=n_steps, return_trajectory=True, **options)

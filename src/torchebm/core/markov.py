@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checks import integer
 from .divergence import DivergenceWatch
-from .model import BaseModel, evaluating
+from .model import evaluating
 from .progress import progress_bar
 from .random import check_generator, randn
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
@@ -20,6 +20,8 @@ from .shapes import select, sum_event
 from .target import Target
 
 __all__ = ["MarkovSampler", "Run", "SamplerState"]
+
+Observer = Callable[[int, Any, Any], None]  # of a transition's index, the state it led to, and its info
 
 
 class SamplerState(NamedTuple):
@@ -101,7 +103,7 @@ class MarkovSampler(BaseSampler):
 
     def advance(self, state: Any, start: int, n_steps: int, *, target: Target, generator: torch.Generator | None = None,
                 temperature: float | Tensor = 1.0, parameters: Mapping[str, list[float]] | None = None,
-                observe: Callable[[int, Any, Any], None] | None = None, held: Tensor | None = None) -> Any:  # fmt: skip
+                observe: Observer | None = None, held: Tensor | None = None) -> Any:  # fmt: skip
         """The one loop: `n_steps` transitions from `state`, the first being number `start`.
 
         Noise is drawn step by step in a fixed order, so that the stream does not depend on how a run is cut.
@@ -160,7 +162,7 @@ class MarkovSampler(BaseSampler):
         n_draws = n_steps // thin
         parameters = self.parameter_table(start, n_steps)
         model, transform = self.model.coordinates()
-        to_user = (lambda z: z) if transform is None else lambda z: transform(z).to(z.dtype)
+        to_user = (lambda z: z) if transform is None else lambda z: cast(Tensor, transform(z)).to(z.dtype)
         target = Target(model, model_kwargs, self.precision)
 
         def energy(state: Any) -> Tensor:
@@ -175,7 +177,7 @@ class MarkovSampler(BaseSampler):
             if state is not None:
                 z = state.x
             else:
-                z = x if transform is None else transform.inv(x).to(x.dtype)
+                z = x if transform is None else cast(Tensor, transform.inv(x)).to(x.dtype)
             moves = n_steps + n_warmup > 0 and len(x) > 0
             stuck = self._stuck(z, target) if moves else None
             held = None if self.can_reject else stuck  # without a slope they could only become NaN
@@ -189,8 +191,10 @@ class MarkovSampler(BaseSampler):
                               energy=energy, can_reject=self.can_reject)  # fmt: skip
             watch = DivergenceWatch(z, stuck, n_warmup + n_steps)
             with progress_bar(progress, n_warmup + n_steps, type(self).__name__) as tick:
-                always = ([] if self.can_reject else [watch]) + ([lambda i, state, info: tick()] if progress else [])
-                wanted = [record] if store is not None or diagnostics else []
+                always: list[Observer] = [] if self.can_reject else [watch]
+                if progress:
+                    always.append(lambda i, state, info: tick())
+                wanted: list[Observer] = [record] if store is not None or diagnostics else []
                 if moves:
                     options = {"target": target, "generator": generator, "held": held}
                     at_first = {name: values * n_warmup for name, values in self.parameter_table(start, 1).items()}
@@ -260,7 +264,9 @@ class MarkovSampler(BaseSampler):
         shape = self.model.event_shape if dim is None else _event_shape(dim)
         inner, transform = self.model.coordinates()
         if state is not None:
-            own = state.x.clone() if transform is None else transform(state.x).to(state.x.dtype)
+            own = state.x.clone() if transform is None else cast(Tensor, transform(state.x)).to(state.x.dtype)
+            if n_samples not in (1, len(own)):
+                raise ValueError(f"n_samples={n_samples}, but the state holds {len(own)} chains; leave n_samples out.")
             if x is not None and not torch.equal(x, own):
                 raise ValueError("x differs from the chains in state: leave x out to continue from the state.")
             x = own
@@ -273,7 +279,7 @@ class MarkovSampler(BaseSampler):
             check_generator(generator, self.device)
             walked = shape if transform is None else inner.event_shape or transform.inverse_shape(shape)
             x = randn((n_samples, *walked), generator=generator, dtype=self.dtype, device=self.device)
-            x = x if transform is None else transform(x).to(x.dtype)
+            x = x if transform is None else cast(Tensor, transform(x)).to(x.dtype)
         else:
             x = self._own(x)
             if n_samples not in (1, len(x)):
@@ -341,7 +347,7 @@ def _event_shape(dim: int | tuple[int, ...]) -> torch.Size:
     return torch.Size(integer("dim" if sizes is not dim else "each size in dim", size, at_least=1) for size in sizes)
 
 
-def _all(observers: list[Callable[[int, Any, Any], None]]) -> Callable[[int, Any, Any], None] | None:
+def _all(observers: list[Observer]) -> Observer | None:
     """One observer that calls each, without a detour where there is one or none."""
     if len(observers) < 2:
         return observers[0] if observers else None

@@ -38,7 +38,7 @@ class BaseModel(nn.Module):
     """
 
     event_shape: torch.Size | None = None
-    log_z: Any  # the logarithm of the normaliser, where it has a closed form
+    log_z: Any  # logarithm of the normaliser, where it has a closed form
     sample: Any  # exact draws, where there are any
 
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
@@ -122,6 +122,8 @@ class BaseModel(nn.Module):
 
     def normalized(self) -> "WeightedSum":
         r"""$E(x) + \log Z$, so that $e^{-E}$ integrates to one; for models that know `log_z`."""
+        if not hasattr(self, "log_z"):
+            raise ValueError(f"{type(self).__name__} does not know its normaliser, log_z, so it cannot be normalised.")
         return self + float(self.log_z)
 
 

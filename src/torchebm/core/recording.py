@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class Recorder:
     """
 
     def __init__(self, x: Float[Tensor, " chain *event"], n_draws: int, thin: int, *, store: Trajectory | None,
-                 diagnostics: bool, to_user: Callable[[Tensor], Tensor], energy: Callable[[NamedTuple], Tensor],
+                 diagnostics: bool, to_user: Callable[[Tensor], Tensor], energy: Callable[[Any], Tensor],
                  can_reject: bool, held: Tensor | None = None) -> None:  # fmt: skip
         self.n_draws, self.thin, self.store = n_draws, thin, store
         self.to_user, self.energy, self.held = to_user, energy, held
@@ -110,13 +110,16 @@ class Recorder:
             self.diagnostics = {k: x.new_zeros(len(x), n_draws, dtype=dtype) for k, dtype in per_draw.items()}
             self.diagnostics |= {k: x.new_full((n_draws, *x.shape[1:]), torch.nan) for k in ("mean", "var")}
 
-    def __call__(self, i: int, state: NamedTuple, info: NamedTuple) -> None:
+    def __call__(self, i: int, state: Any, info: Any) -> None:
         """Takes note of transition `i`, counted from 0, which ended in `state`."""
         draw, rest = divmod(i, self.thin)
         if draw >= self.n_draws:
             return
         if self.diagnostics is not None:
-            self._note(draw, info)
+            diverging = info.diverging if self.held is None else info.diverging | self.held
+            self.diagnostics["diverging"][:, draw] |= diverging
+            if "acceptance_rate" in self.diagnostics:
+                self.diagnostics["acceptance_rate"][:, draw] += info.acceptance_rate / self.thin
         if rest == self.thin - 1:
             x = self.to_user(state.x)
             if self.store is not None:
@@ -136,8 +139,3 @@ class Recorder:
             energy = self.diagnostics["energy"]
             self.diagnostics["step_size"] = energy.new_tensor(at_draws).expand_as(energy).clone()
         return self.diagnostics
-
-    def _note(self, draw: int, info: NamedTuple) -> None:
-        self.diagnostics["diverging"][:, draw] |= info.diverging if self.held is None else info.diverging | self.held
-        if "acceptance_rate" in self.diagnostics:
-            self.diagnostics["acceptance_rate"][:, draw] += info.acceptance_rate / self.thin

@@ -37,6 +37,8 @@ class BaseScheduler(ABC):
     """
 
     step_count: int = 0
+    is_temperature: bool = False
+    """Whether the values are temperatures, so that a noise scale takes their square root."""
 
     @abstractmethod
     def value(self, step: int) -> float:
@@ -163,13 +165,10 @@ class TemperatureScheduler(_Interpolation):
     """
 
     lowest = 0.0
+    is_temperature = True
 
     def _between(self, fraction: float) -> float:
         return self.start_value * (self.end_value / self.start_value) ** fraction
-
-    def noise_scale(self) -> FunctionScheduler:
-        """The schedule of the square root of the temperature."""
-        return FunctionScheduler(lambda step: math.sqrt(self.value(step)))
 
 
 class ExponentialDecayScheduler(BaseScheduler):
@@ -231,6 +230,7 @@ class WarmupScheduler(BaseScheduler):
 
     def __init__(self, main_scheduler: BaseScheduler, warmup_steps: int, warmup_init_factor: float = 0.01) -> None:
         self.main_scheduler = as_scheduler("main_scheduler", main_scheduler)
+        self.is_temperature = self.main_scheduler.is_temperature
         self.warmup_steps = integer("warmup_steps", warmup_steps)
         self.warmup_init_factor = number("warmup_init_factor", warmup_init_factor, at_least=0.0)
 

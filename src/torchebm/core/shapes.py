@@ -31,4 +31,5 @@ def add_scaled(x: Tensor, scale: float | Tensor, y: Tensor) -> Tensor:
 
 def select(mask: Tensor, new: State, old: State) -> State:
     """Chains of `new` where the `[chain]` mask holds, of `old` elsewhere, leaf by leaf."""
-    return type(new)(*(torch.where(per_chain(mask, n), n, o) for n, o in zip(new, old, strict=True)))
+    leaves = zip(new, old, strict=True)
+    return type(new)(*(torch.where(mask.view(-1, *[1] * (n.ndim - 1)), n, o) for n, o in leaves))

@@ -23,6 +23,10 @@ class Target:
     """
 
     def __init__(self, model: BaseModel, model_kwargs: dict | None = None, precision: str | None = None) -> None:
+        if model_kwargs is not None and not isinstance(model_kwargs, dict):
+            raise TypeError(
+                f"model_kwargs must be a dict of keyword arguments, as {{'label': y}}; got {type(model_kwargs).__name__}."
+            )
         self.model = model
         self.model_kwargs = dict(model_kwargs or {})
         self.autocast_dtype = _AUTOCAST[check_precision(precision)]
@@ -33,8 +37,9 @@ class Target:
         self, x: Float[Tensor, " chain *event"]
     ) -> tuple[Float[Tensor, " chain"], Float[Tensor, " chain *event"]]:
         """Energy, in at least the dtype of `x`, and gradient, in the dtype of `x`."""
-        if (known := self._take_known(x)) is not None and known[1] is not None:
-            return known
+        energy, gradient = self._take_known(x)
+        if energy is not None and gradient is not None:
+            return energy, gradient
         if self.autocast_dtype is None:
             energy, gradient = self.model.energy_and_gradient(x, **self.model_kwargs)
         else:
@@ -54,8 +59,9 @@ class Target:
 
     def energy(self, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
         """The energy alone: no gradient is computed, so the energy need not have one."""
-        if (known := self._take_known(x)) is not None:
-            return known[0]
+        known = self._take_known(x)[0]
+        if known is not None:
+            return known
         with torch.autocast(x.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             energy = self.model(x, **self.model_kwargs)
         check_energy(energy, x)
@@ -73,11 +79,11 @@ class Target:
         finite = energy.isfinite()
         return finite if gradient is None else finite & gradient.isfinite().reshape(len(x), -1).all(1)
 
-    def _take_known(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    def _take_known(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if self._known is None:
-            return None
-        (known_x, *values), self._known = self._known, None
-        return tuple(values) if known_x is x else None
+            return None, None
+        (known_x, energy, gradient), self._known = self._known, None
+        return (energy, gradient) if known_x is x else (None, None)
 
 
 def _at_least(dtype: torch.dtype, energy: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def write_report(run: TrainedRun, samples: Float[Tensor, " n *event"], figures: 
         >>> write_report(run, run.sample(1000))  # doctest: +SKIP
         PosixPath('runs/digits/report.html')
     """
-    event_shape = tuple(run.model.event_shape)
+    event_shape = tuple(run.model.mean.shape)
     if samples.ndim == 0 or len(samples) == 0 or tuple(samples.shape[1:]) != event_shape:
         raise ValueError(
             f"samples has shape {list(samples.shape)}; expected [n, {', '.join(map(str, event_shape))}] with n > 0, "

@@ -74,16 +74,16 @@ def marginal_panels(data: Table, samples: Table, columns: Sequence[str]) -> Mark
 
 def pictures_in_two(model: BaseModel, data: Table, samples: Table, columns: Sequence[str]) -> Markup:
     """Points in the plane, and the energy that was learned there."""
-    window = tuple(robust_interval(column, tail=0.1, margin=0.1) for column in data.T.cpu().numpy())
+    x, y = (robust_interval(column, tail=0.1, margin=0.1) for column in data.T.cpu().numpy())
     axes = [f"{'horizontal' if i == 0 else 'vertical'}: {name}" for i, name in enumerate(columns)]
     points = picture(
-        lambda ax: scatter(data[:MOST_DOTS], samples[:MOST_DOTS], bounds=window, ax=ax),
+        lambda ax: scatter(data[:MOST_DOTS], samples[:MOST_DOTS], bounds=(x, y), ax=ax),
         (5.6, 4.8),
         alt="Data and samples as points in the plane, on top of each other.",
         caption=[tag("strong", "Data and samples"), "; ", ", ".join(axes)],
     )
     landscape = picture(
-        lambda ax: energy_landscape(model, window, samples=samples[: MOST_DOTS // 4], ax=ax),
+        lambda ax: energy_landscape(model, (x, y), samples=samples[: MOST_DOTS // 4], ax=ax),
         (5.6, 4.8),
         alt="Map of the learned energy over the plane, with samples as points.",
         caption=[tag("strong", "The learned energy"), ": dark is low, and probable; dots are samples"],

@@ -23,7 +23,7 @@ def commands(run: TrainedRun, n_samples: int) -> str:
 
 def python_lines(run: TrainedRun) -> str:
     """Loads the run, samples it and asks for energies."""
-    shape = ", ".join(map(str, run.model.event_shape))
+    shape = ", ".join(map(str, run.model.mean.shape))
     return (
         "import torchebm\n"
         f"run = torchebm.load_run({str(run.folder)!r})\n"

@@ -39,13 +39,15 @@ def field_docs(cls: type) -> Mapping[str, str]:
         'Points per update.'
     """
     try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError, SyntaxError):
         return {}
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
     return {
         field.target.id: " ".join(below.value.value.split())
         for field, below in pairwise(body)
         if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
         and isinstance(below, ast.Expr)
         and isinstance(below.value, ast.Constant)
         and isinstance(below.value.value, str)

@@ -100,7 +100,7 @@ def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> M
     if mass is None:
         return ScalarMass()
     if not isinstance(mass, Tensor) or mass.ndim == 0:
-        return ScalarMass(mass)
+        return ScalarMass(number("mass", mass, above=0.0))
     if mass.is_complex() or mass.dtype == torch.bool:
         raise TypeError(f"mass must hold real numbers; got {mass.dtype}.")
     event, d = x.shape[1:], x.shape[1:].numel()
@@ -112,8 +112,8 @@ def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> M
     if mass.shape == (d, d):
         return DenseMass(mass)
     raise ValueError(
-        f"mass has shape {list(mass.shape)}; expected a number, {list(event)} for a diagonal mass, or {[d, d]} for a dense "
-        f"one, because a point has shape {list(event)}."
+        f"mass has shape {list(mass.shape)}; expected a number, {list(event)} for a diagonal mass, or {[d, d]} for a "
+        f"dense one, because a point has shape {list(event)}."
     )
 
 

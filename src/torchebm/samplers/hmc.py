@@ -74,7 +74,7 @@ class HamiltonianMonteCarlo(MarkovSampler):
 
     @property
     def mass(self) -> float | Tensor | None:
-        """The mass as it was given; what is derived from it is derived anew for each run."""
+        """The mass as it was given; what is derived from it follows when it changes."""
         return self._mass
 
     @mass.setter
@@ -82,14 +82,22 @@ class HamiltonianMonteCarlo(MarkovSampler):
         if mass is not None and not isinstance(mass, Tensor):
             mass = number("mass", mass, above=0.0)
         self._mass = mass
-        self._metric: Mass | None = None
+        self._metric: tuple[object, Mass] | None = None
+
+    def metric(self, x: Float[Tensor, " chain *event"]) -> Mass:
+        """The mass for chains like `x`; factorised once for each mass, event shape, dtype and device."""
+        version = self._mass._version if isinstance(self._mass, Tensor) else 0
+        key = (version, x.shape[1:], x.dtype, x.device)
+        if self._metric is None or self._metric[0] != key:
+            self._metric = (key, as_mass(self._mass, x))
+        return self._metric[1]
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated:
-        self._metric = as_mass(self._mass, x)
+        self.metric(x)  # a mass that does not fit is refused before the model is evaluated
         return Evaluated(x, *target(x))
 
     def refresh(self, state: Evaluated, target: Target) -> Evaluated:
-        return self.init(state.x, target, None)
+        return Evaluated(state.x, *target(state.x))
 
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
@@ -101,7 +109,7 @@ class HamiltonianMonteCarlo(MarkovSampler):
     def step(self, state: Evaluated, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor) -> tuple[Evaluated, AcceptInfo]:  # fmt: skip
         xi, u = noise
-        metric = self._metric
+        metric = self.metric(state.x)
         p = metric.momentum(xi)
         kick = step_size / per_chain(temperature, state.x)
         x, q, energy, gradient = leapfrog(

@@ -12,7 +12,7 @@ from ..core.markov import MarkovSampler
 from ..core.model import BaseModel
 from ..core.random import normal_
 from ..core.sampler import SamplerOptions, Scheduled
-from ..core.schedulers import BaseScheduler, TemperatureScheduler
+from ..core.schedulers import BaseScheduler, FunctionScheduler
 from ..core.shapes import add_scaled, per_chain
 from ..core.target import Target
 
@@ -41,7 +41,10 @@ class NoiseScale(Scheduled):
     """A noise scale is the square root of a temperature, so a schedule of temperatures is read through its root."""
 
     def __set__(self, sampler: "LangevinDynamics", value: float | BaseScheduler | Callable[[int], float]) -> None:
-        super().__set__(sampler, value.noise_scale() if isinstance(value, TemperatureScheduler) else value)
+        if isinstance(value, BaseScheduler) and value.is_temperature:
+            temperature = value
+            value = FunctionScheduler(lambda step: temperature.value(step) ** 0.5)
+        super().__set__(sampler, value)
 
 
 class LangevinDynamics(MarkovSampler):
@@ -54,7 +57,8 @@ class LangevinDynamics(MarkovSampler):
         model: The energy.
         step_size: $h$, in units of $x^2$; stable below $2/L$ where the gradient changes by at most $L$ per unit of x.
         noise_scale: $s = \sqrt T$; 0 descends without noise. A `TemperatureScheduler` is read through its square root.
-        clamp: A box `(low, high)` that states are projected on after each step.
+        clamp: A box `(low, high)` that states are projected on after each step, in the coordinates that the sampler
+            walks in.
         gradient_clip: Limit on the absolute value of each component of the gradient. It biases the samples wherever it
             acts; training recipes for images use it.
         **options: `dtype`, `device`, `precision`.

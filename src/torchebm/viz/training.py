@@ -16,7 +16,7 @@ from torchebm.viz.canvas import PALETTE, as_many, dress, note, panels
 __all__ = ["training_curves"]
 
 LABELS = {"energy_data": "energy of data", "energy_negative": "energy of negatives",
-          "energy_gap": "energy gap, data − negatives"}  # fmt: skip
+          "energy_gap": "energy gap, negatives − data"}  # fmt: skip
 COLORS = {"energy_data": PALETTE["data"], "energy_negative": PALETTE["samples"]}
 TOGETHER = ("energy_data", "energy_negative")  # read against each other, so in one panel
 FIRST = ("loss", *TOGETHER, "energy_gap", "gradient_norm")  # the others follow in the order of the records
@@ -52,7 +52,7 @@ def training_curves(
         >>> from matplotlib.figure import Figure
         >>> records = [{"step": k, "energy_data": -1.0, "energy_negative": 0.5, "energy_gap": -1.5} for k in range(9)]
         >>> [ax.get_ylabel() for ax in training_curves(records, figure=Figure())]
-        ['energy', 'energy gap, data − negatives']
+        ['energy', 'energy gap, negatives − data']
     """
     records = metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str) else read_records(metrics)
     if not records:
