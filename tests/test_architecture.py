@@ -326,9 +326,8 @@ def test_what_is_exported_has_a_docstring_of_its_own(name):
     missing = []
     for public in getattr(module, "__all__", ()):
         thing = getattr(module, public)
-        documented = (
-            vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
-        )  # no class inherits its own
+        # no class inherits its own
+        documented = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
         if (inspect.isclass(thing) or inspect.isfunction(thing)) and not (documented or "").strip():
             missing.append(public)
     assert missing == []

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .training.run import load_run as load_run
+    from torchebm.training.run import load_run as load_run
 
 __version__ = "0.1.0"
 

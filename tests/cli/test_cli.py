@@ -132,3 +132,22 @@ def test_help_and_recipes(capsys):
         assert f"torchebm {command}" in capsys.readouterr().out
     assert run("recipes") == 0
     assert "digits" in capsys.readouterr().out
+
+
+def test_samples_of_an_earlier_step_are_not_judged(tmp_path):
+    out = tmp_path / "run"
+    assert run("train", "--data", "digits", "--out", out, *SMALL) == 0
+    before = np.load(out / "samples.npy")
+    longer = ["--n-steps", "14", "--n-samples", "0", *SMALL[4:]]
+    assert run("train", "--data", "digits", "--out", out, "--resume", *longer) == 0
+    figures = (out / "evaluation.json").read_text()
+    assert run("report", out) == 0
+    assert not np.array_equal(np.load(out / "samples.npy")[: len(before)], before)
+    assert (out / "evaluation.json").read_text() != figures
+
+
+def test_a_folder_named_like_a_built_in_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert run("train", "--data", "digits", "--out", "run", *SMALL[:2], "--n-samples", "0", *SMALL[4:]) == 0
+    assert torchebm.load_run("run").data()[0].event_shape == (1, 8, 8)

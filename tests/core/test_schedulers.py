@@ -14,12 +14,14 @@ from torchebm.core import (
     CosineScheduler,
     ExponentialDecayScheduler,
     FunctionScheduler,
+    HarmonicModel,
     LinearScheduler,
     MultiStepScheduler,
     TemperatureScheduler,
     WarmupScheduler,
 )
 from torchebm.core.schedulers import as_scheduler
+from torchebm.samplers import LangevinDynamics
 
 
 class Law(NamedTuple):
@@ -167,8 +169,20 @@ def test_a_schedule_is_value_and_nothing_else():
     assert Sawtooth().step() == 2.0
 
 
-def test_a_temperature_is_read_through_its_root_as_a_noise_scale():
-    schedule = TemperatureScheduler(16.0, 1.0, 4)
-    assert [schedule.noise_scale().value(k) ** 2 for k in range(6)] == pytest.approx(
-        [schedule.value(k) for k in range(6)]
-    )
+@pytest.mark.parametrize(
+    "schedule",
+    [TemperatureScheduler(16.0, 1.0, 4), WarmupScheduler(TemperatureScheduler(16.0, 1.0, 4), 3, 0.25)],
+    ids=["bare", "warmed up"],
+)
+def test_a_temperature_is_read_through_its_root_as_a_noise_scale(schedule):
+    sampler = LangevinDynamics(HarmonicModel(), noise_scale=schedule)
+    scales = sampler.parameter_table(0, 9)["noise_scale"]
+    assert scales == pytest.approx([math.sqrt(schedule.value(k)) for k in range(9)], rel=1e-12)
+    assert scales[0] != schedule.value(0)
+    assert sampler.noise_scale == scales[0]
+
+
+def test_a_noise_scale_that_is_no_temperature_is_taken_as_it_is():
+    for schedule in (LinearScheduler(4.0, 1.0, 4), WarmupScheduler(LinearScheduler(4.0, 1.0, 4), 3, 0.25)):
+        scales = LangevinDynamics(HarmonicModel(), noise_scale=schedule).parameter_table(0, 9)["noise_scale"]
+        assert scales == [schedule.value(k) for k in range(9)]

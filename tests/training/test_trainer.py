@@ -57,8 +57,8 @@ class Linear(BaseLoss):
 
 def test_update_follows_optimizer_schedule_and_average():
     loss_fn = Linear(Quadratic())
-    trainer = Trainer(loss_fn, torch.optim.SGD(loss_fn.model.parameters(), lr=0.1), learning_rate_schedule=lambda k: 0.5**k,
-                      ema_decay=0.9)  # fmt: skip
+    optimizer = torch.optim.SGD(loss_fn.model.parameters(), lr=0.1)
+    trainer = Trainer(loss_fn, optimizer, learning_rate_schedule=lambda k: 0.5**k, ema_decay=0.9)
     averaged = trainer.fit(points(), 3, 10, progress=False)
     theta, average = 1.0, 1.0
     for k in range(3):
@@ -73,7 +73,8 @@ def test_update_follows_optimizer_schedule_and_average():
 def test_gradient_is_clipped_and_its_norm_logged(tmp_path):
     loss_fn = Linear(Quadratic())
     loss_fn.broken = lambda step, loss: 50 * loss
-    trainer = Trainer(loss_fn, torch.optim.SGD(loss_fn.model.parameters(), lr=1.0), grad_clip_norm=0.25, out_dir=tmp_path, log_every=1)
+    optimizer = torch.optim.SGD(loss_fn.model.parameters(), lr=1.0)
+    trainer = Trainer(loss_fn, optimizer, grad_clip_norm=0.25, out_dir=tmp_path, log_every=1)
     trainer.fit(points(), 2, 10, progress=False)
     assert loss_fn.model.theta.item() == pytest.approx(0.5, abs=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -94,12 +95,14 @@ def test_metrics_are_means_over_the_window(tmp_path):
 def test_non_finite_gradient_stops_with_the_last_good_state(tmp_path, value):
     loss_fn = Linear(Quadratic())
     loss_fn.broken = lambda step, loss: loss * value if step == 6 else loss
-    trainer = Trainer(loss_fn, torch.optim.SGD(loss_fn.model.parameters(), lr=0.1), out_dir=tmp_path, checkpoint_every=2)
+    optimizer = torch.optim.SGD(loss_fn.model.parameters(), lr=0.1)
+    trainer = Trainer(loss_fn, optimizer, out_dir=tmp_path, checkpoint_every=2)
     with pytest.raises(TrainingDivergedError, match=r"step 5: the gradient.*norm.*step-00000004"):
         trainer.fit(points(), 20, 10, progress=False)
     assert loss_fn.model.theta.item() == pytest.approx(0.5)  # five good updates, and no other
     assert loss_fn.committed == 5
-    assert load_checkpoint(newest_checkpoint(tmp_path / "checkpoints")).tensors["model"]["theta"].item() == pytest.approx(0.6)
+    newest = load_checkpoint(newest_checkpoint(tmp_path / "checkpoints"))
+    assert newest.tensors["model"]["theta"].item() == pytest.approx(0.6)
 
 
 def test_non_finite_energy_stops_and_is_not_replaced(tmp_path):
@@ -115,7 +118,8 @@ def test_non_finite_energy_stops_and_is_not_replaced(tmp_path):
 
     model = EnergyModel(Breaks())
     trainer = Trainer(contrastive(model), out_dir=tmp_path)
-    with pytest.raises(TrainingDivergedError, match="energies of data are not finite.*last good checkpoint is .*step-00000000"):
+    expected = r"energies of data are not finite.*last good checkpoint is .*step-00000000"
+    with pytest.raises(TrainingDivergedError, match=expected):
         trainer.fit(points(), 50, 32, progress=False)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert trainer.loss_fn.replay_buffer.chains.isfinite().all()
@@ -124,14 +128,15 @@ def test_non_finite_energy_stops_and_is_not_replaced(tmp_path):
 def test_exploding_energies_stop(tmp_path):
     loss_fn = Linear(Quadratic())
     loss_fn.broken = lambda step, loss: loss * 10.0**step
-    with pytest.raises(TrainingDivergedError, match="energy_data is .*beyond energy_limit=1000"):
+    with pytest.raises(TrainingDivergedError, match=r"energy_data is .*beyond energy_limit=1000"):
         Trainer(loss_fn, out_dir=tmp_path, log_every=1, energy_limit=1000).fit(points(), 20, 10, progress=False)
 
 
 def test_frozen_chains_stop():
     model = network()
-    loss_fn = ContrastiveDivergence(model, HamiltonianMonteCarlo(model, step_size=1e4), k_steps=1, persistent=True, buffer_size=100)
-    with pytest.raises(TrainingDivergedError, match="accepts .* of its proposals"):
+    sampler = HamiltonianMonteCarlo(model, step_size=1e4)
+    loss_fn = ContrastiveDivergence(model, sampler, k_steps=1, persistent=True, buffer_size=100)
+    with pytest.raises(TrainingDivergedError, match=r"accepts .* of its proposals"):
         Trainer(loss_fn, log_every=5).fit(points(), 20, 32, progress=False)
 
 

@@ -208,6 +208,7 @@ class AckleyModel(NumberModel):
         a: $a$, positive: the depth of the hole.
         b: $b$, positive: how fast the hole flattens out.
         c: $c$, positive: the frequency of the small wells.
+
     Note: the energy is bounded, so that $e^{-E}$ has no finite integral and no `log_z`: chains wander off unless they
         are confined. At 0, where the hole has a cusp, the gradient is 0.
 

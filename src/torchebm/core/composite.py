@@ -124,7 +124,8 @@ class MixtureModel(BaseModel):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
         """Exact, independent draws, where every component has them."""
         which = categorical(self._log_masses().softmax(0), integer("n", n), generator=generator)  # [n]
-        draws = [model.sample(n, generator=generator) for model in self._components()]  # every component draws n: one order
+        # every component draws n: one order
+        draws = [model.sample(n, generator=generator) for model in self._components()]
         return torch.stack(draws)[which, torch.arange(n, device=which.device)]
 
     def _log_masses(self) -> Tensor:

@@ -61,13 +61,14 @@ class DivergenceWatch:
         parts = []
         if len(diverged):
             parts.append(
-                f"{len(diverged)} of {self.n_chains} chains diverged, the first at step {int(diverged.min())} of this run: "
-                f"they are not finite from there on. What helps: {advice}."
+                f"{len(diverged)} of {self.n_chains} chains diverged, the first at step {int(diverged.min())} of this "
+                f"run: they are not finite from there on. What helps: {advice}."
             )
         if self.n_stuck:
             parts.append(
-                f"{self.n_stuck} of {self.n_chains} chains started where the energy or its gradient is not finite; each "
-                "stays there, flagged in diagnostics['diverging'], unless a proposal takes it away. What helps: start them elsewhere."
+                f"{self.n_stuck} of {self.n_chains} chains started where the energy or its gradient is not finite; "
+                "each stays there, flagged in diagnostics['diverging'], unless a proposal takes it away. What helps: "
+                "start them elsewhere."
             )
         if parts:
             warnings.warn(" ".join(parts), SamplingDivergenceWarning, stacklevel=5)

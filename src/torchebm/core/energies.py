@@ -13,9 +13,8 @@ class NonFiniteEnergyError(ArithmeticError):
 
 def check_energies(**energies: Float[Tensor, " n"]) -> None:
     """Refuses energies that are not finite, with the numbers in the message."""
-    if bool(
-        torch.stack([energy.isfinite().all() for energy in energies.values()]).all()
-    ):  # sums of finite ones overflow
+    # one by one, since sums of finite energies overflow
+    if bool(torch.stack([energy.isfinite().all() for energy in energies.values()]).all()):
         return
     parts = []
     for name, energy in energies.items():

@@ -145,11 +145,8 @@ class MarkovSampler(BaseSampler):
 
         Arguments are those of `sample`; all that there is to return comes back in one `Run`.
         """
-        n_steps, n_warmup, thin = (
-            integer("n_steps", n_steps),
-            integer("n_warmup", n_warmup),
-            integer("thin", thin, at_least=1),
-        )
+        n_steps, n_warmup = integer("n_steps", n_steps), integer("n_warmup", n_warmup)
+        thin = integer("thin", thin, at_least=1)
         if 0 < n_steps < thin:
             raise ValueError(f"thin={thin} keeps no draw of n_steps={n_steps}: thin must not exceed n_steps.")
         if trajectory and trajectory_out is not None:
@@ -221,8 +218,8 @@ class MarkovSampler(BaseSampler):
         """Runs the chains and returns where they end, or the way they went.
 
         Args:
-            x: Starting points, `[chain, *event]`; never modified. Left out, they are standard normal (in the coordinates that
-                the sampler walks in, for a transformed model).
+            x: Starting points, `[chain, *event]`; never modified. Left out, they are standard normal (in the
+                coordinates that the sampler walks in, for a transformed model).
             dim: Event shape, if `x` is left out and the model does not know it.
             n_steps: Transitions; the first uses each schedule's value at step 0.
             n_samples: Chains, if `x` is left out.
@@ -273,8 +270,8 @@ class MarkovSampler(BaseSampler):
         elif x is None:
             if shape is None:
                 raise ValueError(
-                    f"{type(self.model).__name__} does not know its event shape: give starting points, x=, or the shape, "
-                    "dim=2 for vectors of length 2."
+                    f"{type(self.model).__name__} does not know its event shape: give starting points, x=, or the "
+                    "shape, dim=2 for vectors of length 2."
                 )
             check_generator(generator, self.device)
             walked = shape if transform is None else inner.event_shape or transform.inverse_shape(shape)
@@ -325,16 +322,17 @@ class MarkovSampler(BaseSampler):
             if not wrong:
                 raise
             raise TypeError(
-                f"the model failed on x of {x.dtype}, and has parameters of {', '.join(map(str, wrong))}: convert one of "
-                "them, as by model.to(x.dtype) or x.to(torch.float32)."
+                f"the model failed on x of {x.dtype}, and has parameters of {', '.join(map(str, wrong))}: convert one "
+                "of them, as by model.to(x.dtype) or x.to(torch.float32)."
             ) from error
         n_finite = int(finite.sum())
         if n_finite == len(x):
             return None
         if n_finite == 0:
             raise ValueError(
-                f"all {len(x)} chains start where the energy or its gradient is not finite, so none can move: start them "
-                "where the density is positive, and check the model for logarithms, roots and divisions at those points."
+                f"all {len(x)} chains start where the energy or its gradient is not finite, so none can move: start "
+                "them where the density is positive, and check the model for logarithms, roots and divisions at those "
+                "points."
             )
         return ~finite
 

@@ -34,11 +34,13 @@ class TrajectoryTensor:
 
 
 class TrajectoryFile:
-    """`[chain, draw, *event]` on disk, written as it is made: `.npy`, read by `numpy.load(path, mmap_mode="r")`, or `.zarr`.
+    """`[chain, draw, *event]` on disk, written as it is made.
+
+    As `.npy`, read by `numpy.load(path, mmap_mode="r")`, or `.zarr`.
 
     Args:
         path: Where to; nothing may be there yet.
-        x: The chains, for their number, event shape and dtype (bfloat16 is written as float32).
+        x: The chains, for their number, event shape and dtype (bfloat16 and float16 are written as float32).
         n_draws: Draws to come.
         buffer: Draws collected in memory between two writes.
     """

@@ -24,9 +24,9 @@ __all__ = [
 class BaseScheduler(ABC):
     """A number that changes with the step; subclasses write `value(step)` and nothing else.
 
-    `value` is pure, so a schedule may be shared by several parameters and evaluated ahead of time. On top of it stands a
-    counter for loops that walk by hand: `get_value()` is the value at the counter, `step()` moves it, `reset()` returns
-    it to 0.
+    `value` is pure, so a schedule may be shared by several parameters and evaluated ahead of time. On top of it stands
+    a counter for loops that walk by hand: `get_value()` is the value at the counter, `step()` moves it, `reset()`
+    returns it to 0.
 
     Example:
         >>> schedule = LinearScheduler(start_value=1.0, end_value=0.0, n_steps=4)
@@ -200,6 +200,7 @@ class MultiStepScheduler(BaseScheduler):
         start_value: Value before the first milestone.
         milestones: Increasing steps at which the factor applies.
         gamma: The factor.
+        initial_value: `start_value` under its other name.
 
     Example:
         >>> schedule = MultiStepScheduler(1.0, milestones=[2, 4], gamma=0.5)

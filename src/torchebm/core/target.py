@@ -25,7 +25,8 @@ class Target:
     def __init__(self, model: BaseModel, model_kwargs: dict | None = None, precision: str | None = None) -> None:
         if model_kwargs is not None and not isinstance(model_kwargs, dict):
             raise TypeError(
-                f"model_kwargs must be a dict of keyword arguments, as {{'label': y}}; got {type(model_kwargs).__name__}."
+                "model_kwargs must be a dict of keyword arguments, as {'label': y}; "
+                f"got {type(model_kwargs).__name__}."
             )
         self.model = model
         self.model_kwargs = dict(model_kwargs or {})

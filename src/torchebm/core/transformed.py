@@ -52,7 +52,9 @@ class TransformedModel(BaseModel):
 
 
 class StandardizedModel(TransformedModel):
-    r"""An energy of standardised values as a model in the data's own units: $x = m + A z$, with z of mean 0 and covariance I.
+    r"""An energy of standardised values as a model in the data's own units.
+
+    $x = m + A z$, with z of mean 0 and covariance I
 
     Energies, likelihoods and samples are in the units of x; networks and samplers see z, where every direction has one
     scale. The map is part of the model: it is saved with it, moves with it, and its Jacobian is in the energy.

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.model import BaseModel
-from ..samplers.langevin import LangevinDynamics
+from torchebm.core.model import BaseModel
+from torchebm.samplers.langevin import LangevinDynamics
 
 __all__ = ["langevin_step_cuda"]
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchebm.core.random import randint, randn, uniform
-from torchebm.datasets.density import Density, log_mixture
+
+from .density import Density, log_mixture
 
 __all__ = ["NoisyCurves", "Rings"]
 

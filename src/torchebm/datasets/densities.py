@@ -11,9 +11,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from torchebm.datasets.curves import NoisyCurves, Rings
-from torchebm.datasets.density import Density
-from torchebm.datasets.mixtures import Checkerboard, GaussianMixture, Pinwheel
+from .curves import NoisyCurves, Rings
+from .density import Density
+from .mixtures import Checkerboard, GaussianMixture, Pinwheel
 
 __all__ = ["DENSITIES", "density", "names"]
 

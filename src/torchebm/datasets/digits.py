@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from torchebm.datasets.data import Data
+from .data import Data
 
 __all__ = ["digits"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchebm.datasets import images, tables
-from torchebm.datasets.data import Data, DataError
-from torchebm.datasets.densities import DENSITIES, density
-from torchebm.datasets.digits import digits
+from . import images, tables
+from .data import Data, DataError
+from .densities import DENSITIES, density
+from .digits import digits
 
 __all__ = ["load"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchebm.datasets.data import Data, DataError
-from torchebm.datasets.tables import one_line, require_rows
+from .data import Data, DataError
+from .tables import one_line, require_rows
 
 __all__: list[str] = []
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchebm.core.random import randint, randn, uniform
-from torchebm.datasets.density import Density, log_mixture
+
+from .density import Density, log_mixture
 
 __all__ = ["Checkerboard", "GaussianMixture", "Pinwheel"]
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchebm.datasets.data import Data, DataError
+from .data import Data, DataError
 
 if TYPE_CHECKING:
     import pandas

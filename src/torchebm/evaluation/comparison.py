@@ -13,11 +13,13 @@ from .distances import classifier_two_sample, nearest_distance, sliced_wasserste
 __all__ = ["class_shares", "compare", "fitted_gaussian"]
 
 
-def compare(samples: Float[Tensor, " n *event"], train: Float[Tensor, " m *event"], held_out: Float[Tensor, " k *event"],
-            labels: Int[Tensor, " m"] | None = None, *, generator: torch.Generator | None = None) -> dict[str, Any]:  # fmt: skip
-    """Judges samples, and as many draws of a Gaussian with the training data's mean and covariance, against held-out data.
+def compare(samples: Float[Tensor, " n *event"], train: Float[Tensor, " m *event"],
+            held_out: Float[Tensor, " k *event"], labels: Int[Tensor, " m"] | None = None, *,
+            generator: torch.Generator | None = None) -> dict[str, Any]:  # fmt: skip
+    """Judges samples against held-out data, beside as many draws of the simplest model.
 
-    All in the units given; for columns of different units, divide by their standard deviations first.
+    That is a Gaussian with the training data's mean and covariance. All in the units given; for columns of different
+    units, divide by their standard deviations first.
 
     Args:
         samples: From a model.

@@ -26,7 +26,8 @@ def sliced_wasserstein(a: Float[Tensor, " n *event"], b: Float[Tensor, " n *even
                        directions: Float[Tensor, "d k"]) -> float:  # fmt: skip
     r"""Sliced Wasserstein-2 distance between two sets of one size.
 
-    $\big(\mathbb E_\theta\, W_2^2(\theta^\top a, \theta^\top b)\big)^{1/2}$; in one dimension $W_2$ compares sorted values.
+    $\big(\mathbb E_\theta\, W_2^2(\theta^\top a, \theta^\top b)\big)^{1/2}$; in one dimension $W_2$ compares sorted
+    values.
 
     Args:
         a: One set.
@@ -86,10 +87,10 @@ def nearest_distance(a: Float[Tensor, " n *event"], reference: Float[Tensor, " m
 
 def classifier_two_sample(a: Float[Tensor, " n *event"], b: Float[Tensor, " m *event"], *, n_folds: int = 5,
                           seed: int = 0) -> float:  # fmt: skip
-    r"""Cross-validated accuracy of telling two sets apart by their nearest neighbours: 0.5 if that is hopeless, 1 if easy.
+    r"""Cross-validated accuracy of telling two sets apart by their nearest neighbours.
 
-    The classifier takes the vote of the $\lfloor\sqrt n\rfloor$ nearest, as the authors of the test do; it needs no tuning
-    and sees what distances see.
+    0.5 if that is hopeless, 1 if it is easy. The classifier takes the vote of the $\lfloor\sqrt n\rfloor$ nearest, as
+    the authors of the test do; it needs no tuning and sees what distances see.
 
     Args:
         a: One set.

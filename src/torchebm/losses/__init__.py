@@ -1,8 +1,9 @@
 """Objectives, one a file."""
 
-from ..core.energies import NonFiniteEnergyError
-from ..core.first_generation_classes import Loss
-from ..core.loss import BaseLoss, LossOutput
+from torchebm.core.energies import NonFiniteEnergyError
+from torchebm.core.first_generation_classes import Loss
+from torchebm.core.loss import BaseLoss, LossOutput
+
 from .contrastive_divergence import ContrastiveDivergence
 from .replay_buffer import ReplayBuffer
 

@@ -4,15 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.checks import integer, number
-from ..core.energies import NonFiniteEnergyError, check_energies
-from ..core.first_generation import FirstGenerationContrastiveDivergence
-from ..core.loss import BaseLoss, LossOutput
-from ..core.markov import MarkovSampler
-from ..core.model import BaseModel
-from ..core.random import randn
-from ..core.sampler import BaseSampler
-from ..core.schedulers import BaseScheduler
+from torchebm.core.checks import integer, number
+from torchebm.core.energies import NonFiniteEnergyError, check_energies
+from torchebm.core.first_generation import FirstGenerationContrastiveDivergence
+from torchebm.core.loss import BaseLoss, LossOutput
+from torchebm.core.markov import MarkovSampler
+from torchebm.core.model import BaseModel
+from torchebm.core.random import randn
+from torchebm.core.sampler import BaseSampler
+from torchebm.core.schedulers import BaseScheduler
+
 from .replay_buffer import FreshChains, ReplayBuffer
 
 __all__ = ["ContrastiveDivergence"]
@@ -29,8 +30,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         model: The energy to train.
         sampler: Draws the negatives, from the same model.
         k_steps: Transitions per update.
-        persistent: Keep the chains in a replay buffer between updates. The first start uniform in the first batch's
-            box, widened by half.
+        persistent: Keep the chains in a replay buffer between updates. The first start at the first batch, as
+            `fresh_chains` says: by default uniform in its box, widened by half.
         buffer_size: Chains in the buffer; at least the batch size.
         new_sample_ratio: Fraction of the persistent chains that begin anew at each update. Chains that have not mixed
             bias a density at temperature 1; recipes for short-run generators use 0.05.

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.checks import integer, number
-from ..core.random import randint, randn, randperm, uniform
+from torchebm.core.checks import integer, number
+from torchebm.core.random import randint, randn, randperm, uniform
 
 __all__ = ["FreshChains", "ReplayBuffer"]
 

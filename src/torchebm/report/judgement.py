@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Int
 from torch import Tensor
 
-from torchebm.report.markup import Markup, tag, tally
+from .markup import Markup, tag, tally
 
 __all__ = ["headline_figures", "share_chart", "suspicions"]
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from torchebm.core.random import generator_for, randn
 from torchebm.datasets import Data
-from torchebm.report import pictures
-from torchebm.report.judgement import headline_figures, listed, share_chart, suspicions
-from torchebm.report.markup import Markup, code_block, document, tag, tally
-from torchebm.report.reproduction import commands, python_lines
-from torchebm.report.settings import data_facts, settings_tables
 from torchebm.training import TrainedRun
 from torchebm.viz.inputs import evaluate
+
+from . import pictures
+from .judgement import headline_figures, listed, share_chart, suspicions
+from .markup import Markup, code_block, document, tag, tally
+from .reproduction import commands, python_lines
+from .settings import data_facts, settings_tables
 
 __all__ = ["write_report"]
 

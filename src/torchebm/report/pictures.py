@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchebm.core import BaseModel
-from torchebm.report.markup import Markup, tag
 from torchebm.viz import (
     energy_1d,
     energy_histograms,
@@ -21,6 +20,8 @@ from torchebm.viz import (
 )
 from torchebm.viz.canvas import robust_interval
 from torchebm.viz.training import grouped, numeric_keys
+
+from .markup import Markup, tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import torch
 
-from torchebm.report.markup import Markup, tag, tally
 from torchebm.training import Recipe, TrainedRun
+
+from .markup import Markup, tag, tally
 
 __all__ = ["data_facts", "settings_tables"]
 

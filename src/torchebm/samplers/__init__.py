@@ -1,6 +1,7 @@
 """Samplers, one transition a file."""
 
-from ..core.divergence import SamplingDivergenceWarning
+from torchebm.core.divergence import SamplingDivergenceWarning
+
 from .batches import batch_sample_chain
 from .denoising import denoise
 from .hmc import HamiltonianMonteCarlo

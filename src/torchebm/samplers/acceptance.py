@@ -15,7 +15,10 @@ class AcceptInfo(NamedTuple):
     acceptance_rate: Float[Tensor, " chain"]
     """Probability with which the proposal was accepted."""
     diverging: Bool[Tensor, " chain"]
-    """Whether the proposal, or the state it left, was not finite (Hamiltonian samplers: or its energy error too large)."""
+    """Whether the proposal, or the state it left, was not finite.
+
+    Hamiltonian samplers: or its energy error too large.
+    """
 
 
 def accepts(log_ratio: Float[Tensor, " chain"], u: Float[Tensor, " chain"], old_energy: Float[Tensor, " chain"],

@@ -1,5 +1,5 @@
 """Where the first generation of the API kept its base class."""
 
-from ..core.first_generation_classes import Sampler
+from torchebm.core.first_generation_classes import Sampler
 
 __all__ = ["Sampler"]

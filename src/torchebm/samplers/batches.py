@@ -6,14 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.checks import integer
-from ..core.sampler import BaseSampler
+from torchebm.core.checks import integer
+from torchebm.core.sampler import BaseSampler
 
 __all__ = ["batch_sample_chain"]
 
 
 def batch_sample_chain(sampler: BaseSampler, dim: int | tuple[int, ...] | None = None, n_steps: int = 100,
-                       n_samples: int = 1, batch_size: int = 1000, **options: Any) -> Float[Tensor, " chain *event"]:  # fmt: skip
+                       n_samples: int = 1, batch_size: int = 1000,
+                       **options: Any) -> Float[Tensor, " chain *event"]:  # fmt: skip
     """Runs `n_samples` chains in batches, for numbers of chains that do not fit in memory at once.
 
     Args:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.model import BaseModel
+from torchebm.core.model import BaseModel
 
 __all__ = ["denoise"]
 
@@ -15,8 +15,8 @@ def denoise(
 ) -> Float[Tensor, " n *event"]:
     r"""The expected clean point behind each noisy one, for a model of data to which Gaussian noise was added.
 
-    $\hat x = x - \sigma^2 \nabla E(x)$, the posterior mean of the clean point given the noisy one. Exact where E is; walking
-    on the smooth density of noisy data and then taking this one step is known as walk and jump.
+    $\hat x = x - \sigma^2 \nabla E(x)$, the posterior mean of the clean point given the noisy one. Exact where E is;
+    walking on the smooth density of noisy data and then taking this one step is known as walk and jump.
 
     Args:
         model: The energy of the noisy data.

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.checks import number
-from ..core.shapes import add_scaled, sum_event
-from ..core.target import Target
+from torchebm.core.checks import number
+from torchebm.core.shapes import add_scaled, sum_event
+from torchebm.core.target import Target
 
 __all__ = ["DenseMass", "DiagonalMass", "Mass", "ScalarMass", "as_mass", "leapfrog"]
 
@@ -119,7 +119,9 @@ def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> M
 
 def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass, step_size: float | Tensor,
              kick: float | Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    r"""Integrates Hamilton's equations: $p \mathrel{-}= \tfrac h2 \nabla E$, then $x \mathrel{+}= h M^{-1} p$, then p again.
+    r"""Integrates Hamilton's equations.
+
+    $p \mathrel{-}= \tfrac h2 \nabla E$, then $x \mathrel{+}= h M^{-1} p$, then p again.
 
     Args:
         x: Position, `[chain, *event]`.
@@ -134,8 +136,8 @@ def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass,
     Returns:
         Position, momentum, and energy and gradient at the position.
 
-    Note: reversible, volume preserving, with an energy error of O(h²). Whatever it becomes, it returns: a trajectory that
-    leaves the finite numbers ends in NaN, which the accept test rejects.
+    Note: reversible, volume preserving, with an energy error of O(h²). Whatever it becomes, it returns: a trajectory
+    that leaves the finite numbers ends in NaN, which the accept test rejects.
     """
     p = add_scaled(p, -0.5 * kick, gradient)
     energy = gradient

@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.checks import integer, number
-from ..core.markov import MarkovSampler
-from ..core.model import BaseModel
-from ..core.random import normal_, uniform_
-from ..core.sampler import SamplerOptions, Scheduled
-from ..core.schedulers import BaseScheduler
-from ..core.shapes import per_chain, select
-from ..core.target import Target
+from torchebm.core.checks import integer, number
+from torchebm.core.markov import MarkovSampler
+from torchebm.core.model import BaseModel
+from torchebm.core.random import normal_, uniform_
+from torchebm.core.sampler import SamplerOptions, Scheduled
+from torchebm.core.schedulers import BaseScheduler
+from torchebm.core.shapes import per_chain, select
+from torchebm.core.target import Target
+
 from .acceptance import AcceptInfo, accepts
 from .hamiltonian import Mass, as_mass, leapfrog
 
@@ -66,7 +67,8 @@ class HamiltonianMonteCarlo(MarkovSampler):
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1, n_leapfrog_steps: int = 10,
-                 mass: float | Float[Tensor, "..."] | None = None, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+                 mass: float | Float[Tensor, "..."] | None = None,
+                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
         self.n_leapfrog_steps = integer("n_leapfrog_steps", n_leapfrog_steps, at_least=1)

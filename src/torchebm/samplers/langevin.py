@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.checks import number
-from ..core.markov import MarkovSampler
-from ..core.model import BaseModel
-from ..core.random import normal_
-from ..core.sampler import SamplerOptions, Scheduled
-from ..core.schedulers import BaseScheduler, FunctionScheduler
-from ..core.shapes import add_scaled, per_chain
-from ..core.target import Target
+from torchebm.core.checks import number
+from torchebm.core.markov import MarkovSampler
+from torchebm.core.model import BaseModel
+from torchebm.core.random import normal_
+from torchebm.core.sampler import SamplerOptions, Scheduled
+from torchebm.core.schedulers import BaseScheduler, FunctionScheduler
+from torchebm.core.shapes import add_scaled, per_chain
+from torchebm.core.target import Target
 
 __all__ = ["LangevinDynamics", "bounded"]
 
@@ -50,13 +50,14 @@ class NoiseScale(Scheduled):
 class LangevinDynamics(MarkovSampler):
     r"""Walks downhill with noise; the workhorse for neural energies, and the cheapest step there is.
 
-    $x' = x - h \nabla E(x) + s \sqrt{2h}\,\xi$ with step size h, noise scale s and standard normal ξ. At s = 1 the chain
-    approaches $e^{-E}$; $s^2$ is the temperature.
+    $x' = x - h \nabla E(x) + s \sqrt{2h}\,\xi$ with step size h, noise scale s and standard normal ξ. At s = 1 the
+    chain approaches $e^{-E}$; $s^2$ is the temperature.
 
     Args:
         model: The energy.
         step_size: $h$, in units of $x^2$; stable below $2/L$ where the gradient changes by at most $L$ per unit of x.
-        noise_scale: $s = \sqrt T$; 0 descends without noise. A `TemperatureScheduler` is read through its square root.
+        noise_scale: $s = \sqrt T$; 0 descends without noise. A `TemperatureScheduler`, bare or in a
+            `WarmupScheduler`, is read through its square root.
         clamp: A box `(low, high)` that states are projected on after each step, in the coordinates that the sampler
             walks in.
         gradient_clip: Limit on the absolute value of each component of the gradient. It biases the samples wherever it

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.markov import MarkovSampler
-from ..core.model import BaseModel
-from ..core.random import normal_, uniform_
-from ..core.sampler import SamplerOptions, Scheduled
-from ..core.schedulers import BaseScheduler
-from ..core.shapes import add_scaled, select
-from ..core.target import Target
+from torchebm.core.markov import MarkovSampler
+from torchebm.core.model import BaseModel
+from torchebm.core.random import normal_, uniform_
+from torchebm.core.sampler import SamplerOptions, Scheduled
+from torchebm.core.schedulers import BaseScheduler
+from torchebm.core.shapes import add_scaled, select
+from torchebm.core.target import Target
+
 from .acceptance import AcceptInfo, accepts
 
 __all__ = ["MetropolisHastings"]
@@ -29,8 +30,8 @@ class Weighed(NamedTuple):
 class MetropolisHastings(MarkovSampler):
     r"""Proposes Gaussian steps and accepts them with probability $\min(1, e^{E(x) - E(x')})$; needs no gradient.
 
-    $x' = x + \sigma \xi$ with the proposal scale σ and standard normal ξ. The choice for energies that have no gradient,
-    in few dimensions; elsewhere gradients pay.
+    $x' = x + \sigma \xi$ with the proposal scale σ and standard normal ξ. The choice for energies that have no
+    gradient, in few dimensions; elsewhere gradients pay.
 
     Args:
         model: The energy.

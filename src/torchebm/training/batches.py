@@ -1,4 +1,4 @@
-"""Which rows make up which batch: a pure function of seed and step, so that a resumed run sees what it would have seen."""
+"""Which rows make up which batch: a function of seed and step, so that a resumed run sees what it would have seen."""
 
 from collections.abc import Sized
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from ..core.checks import integer
-from ..core.random import generator_for, randperm
+from torchebm.core.checks import integer
+from torchebm.core.random import generator_for, randperm
 
 __all__ = ["Batches"]
 

@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     """Reads a checkpoint's directory.
 
     Raises:
-        ValueError: If a file of it is missing or cannot be read; the message names it.
+        ValueError: If a file of it cannot be read, or `checkpoint.json` is missing; the message names the directory.
     """
     try:
         info = json.loads((path / _INFO).read_text())

@@ -5,14 +5,16 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from ..core.checks import number
-from ..core.model import BaseModel
+from torchebm.core.checks import number
+from torchebm.core.model import BaseModel
 
 __all__ = ["ExponentialMovingAverage"]
 
 
 class ExponentialMovingAverage:
-    r"""Averages weights over training, $\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta$: smoother than any one of them.
+    r"""Averages weights over training: smoother than any one of them.
+
+    $\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta$
 
     The decay rises to its value as $(1 + n) / (10 + n)$ with the number of updates n, so that the average does not
     remember the initial weights. Floating buffers are averaged too, others copied.

@@ -28,7 +28,7 @@ __all__ = ["RECIPES", "LossSettings", "ModelSettings", "Recipe", "SamplerSetting
 
 @dataclass(frozen=True)
 class ModelSettings:
-    r"""$E(x) = \tfrac12 |z|^2 + f(z)$ with a network f, in coordinates z that have mean 0 and covariance I over the data."""
+    r"""$E(x) = \tfrac12 |z|^2 + f(z)$ with a network f, in coordinates z of mean 0 and covariance I over the data."""
 
     hidden: tuple[int, ...] = (512,)
     """Widths of the network's layers."""
@@ -46,7 +46,7 @@ class SamplerSettings:
     """Fraction by which the step varies from transition to transition, so that no path length meets a period."""
     n_leapfrog_steps: int = 10
     """Gradients per transition."""
-    n_steps: int = 600
+    n_steps: int = 400
     """Transitions from noise to a sample, after training."""
     denoise: bool = True
     """Whether samples are freed of the noise that was added to the data, by one step along the score."""

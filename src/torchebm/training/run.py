@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchebm.core import StandardizedModel
 from torchebm.core.random import generator_for, uniform
-from torchebm.datasets import Data, load, split
+from torchebm.datasets import Data, load, names, split
 from torchebm.samplers import HamiltonianMonteCarlo, denoise
 
 from .checkpoint import load_checkpoint, newest_checkpoint
@@ -54,7 +54,10 @@ class TrainedRun:
         return self.model.mean.new_tensor(self.config["data"]["noise"])
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
-        """Points that know nothing of the data but its box: uniform between each component's lowest and highest value."""
+        """Points that know nothing of the data but its box.
+
+        They are uniform between each component's lowest and highest value.
+        """
         low, high = (self.model.mean.new_tensor(self.config["data"][key]) for key in ("low", "high"))
         shape = (n, *self.config["data"]["event_shape"])
         u = uniform(shape, generator=generator, dtype=low.dtype, device=low.device)
@@ -136,7 +139,8 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
         trainer = recipe.build_trainer(model, x, out_dir=out, seed=seed)
         batch_size = min(recipe.training.batch_size, len(x))
         trained = trainer.fit(x, recipe.training.n_steps, batch_size, resume=resume, progress=progress)
-    return TrainedRun(out, cast(StandardizedModel, trained), recipe.build_sampler(trained), recipe, config, trainer.step)
+    model = cast(StandardizedModel, trained)
+    return TrainedRun(out, model, recipe.build_sampler(model), recipe, config, trainer.step)
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
@@ -174,7 +178,7 @@ def load_split(source: str, seed: int) -> tuple[Data, Data]:
 def _describe(train: Data, held_out: Data, source: str) -> dict[str, Any]:
     low, high = (train.x.amin(0), train.x.amax(0)) if train.bounds is None else map(torch.tensor, train.bounds)
     return {
-        "source": source if not Path(source).exists() else str(Path(source).resolve()),
+        "source": source if source == "digits" or source in names() else str(Path(source).resolve()),
         "name": train.name,
         "kind": train.kind,
         "event_shape": list(train.event_shape),

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.checks import integer, number
-from ..core.energies import NonFiniteEnergyError
-from ..core.loss import BaseLoss, LossOutput
-from ..core.model import BaseModel
-from ..core.progress import progress_bar
-from ..core.random import generator_for
-from ..core.schedulers import BaseScheduler, as_scheduler
+from torchebm.core.checks import integer, number
+from torchebm.core.energies import NonFiniteEnergyError
+from torchebm.core.loss import BaseLoss, LossOutput
+from torchebm.core.model import BaseModel
+from torchebm.core.progress import progress_bar
+from torchebm.core.random import generator_for
+from torchebm.core.schedulers import BaseScheduler, as_scheduler
+
 from .batches import Batches
 from .checkpoint import load_checkpoint, newest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from .ema import ExponentialMovingAverage
@@ -32,7 +33,10 @@ FROZEN = 0.01  # acceptance rate below which chains count as standing still
 
 
 class TrainingDivergedError(ArithmeticError):
-    """Training stopped because its numbers did; the message says at which step, why, and where the last good state is."""
+    """Training stopped because its numbers did.
+
+    The message says at which step, why, and where the last good state is.
+    """
 
 
 class Trainer:
@@ -67,7 +71,8 @@ class Trainer:
         (20, torch.Size([5]))
     """
 
-    def __init__(self, loss_fn: BaseLoss, optimizer: torch.optim.Optimizer | None = None, *, learning_rate: float = 1e-3,
+    def __init__(self, loss_fn: BaseLoss, optimizer: torch.optim.Optimizer | None = None, *,
+                 learning_rate: float = 1e-3,
                  learning_rate_schedule: float | BaseScheduler | Callable[[int], float] = 1.0,
                  ema_decay: float | None = None, grad_clip_norm: float | None = None, out_dir: str | Path | None = None,
                  seed: int = 0, log_every: int = 50, checkpoint_every: int = 1000,
@@ -158,7 +163,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         if not bool(norm.isfinite()):
             raise NonFiniteEnergyError(
-                f"the gradient of the parameters has norm {float(norm)}, at a loss of {float(output.loss.detach()):.4g}."
+                f"the gradient of the parameters has norm {float(norm)}, at a loss of "
+                f"{float(output.loss.detach()):.4g}."
             )
         self.optimizer.step()
         return norm
@@ -181,8 +187,8 @@ class Trainer:
                 raise self._diverged(f"{name} is {value:.4g}, beyond energy_limit={self.energy_limit:g}.")
         if line.get("acceptance_rate", 1.0) < FROZEN:
             raise self._diverged(
-                f"the sampler accepts {line['acceptance_rate']:.1%} of its proposals, so the chains stand still and the "
-                "energies drift apart; take a smaller sampler step size or learning rate."
+                f"the sampler accepts {line['acceptance_rate']:.1%} of its proposals, so the chains stand still and "
+                "the energies drift apart; take a smaller sampler step size or learning rate."
             )
         return line
 
@@ -263,15 +269,10 @@ class Trainer:
             )
         self.out_dir.mkdir(parents=True, exist_ok=True)
         log = self.out_dir / "metrics.jsonl"
-        lines = (
-            [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            if log.exists()
-            else []
-        )
-        self.metrics = [line for line in lines if line["step"] <= self.step]
-        log.write_text(
-            "".join(json.dumps(line) + "\n" for line in self.metrics)
-        )  # what came after the checkpoint comes again
+        written = log.read_text().splitlines(keepends=True) if log.exists() else []
+        lines = [json.loads(line) for line in written if line.endswith("\n")]
+        self.metrics = [line for line in lines if line["step"] <= self.step]  # those after the checkpoint come again
+        log.write_text("".join(json.dumps(line) + "\n" for line in self.metrics))
         if self.step < n_steps:
             self.save()
 

@@ -5,12 +5,12 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('torchebm.viz draws with matplotlib: pip install "torchebm[viz]"') from error
 
-from torchebm.viz.animation import animate_flow, save_animation
-from torchebm.viz.canvas import PALETTE
-from torchebm.viz.chains import histogram_flow, particle_flow, trace
-from torchebm.viz.energies import energy_1d, energy_histograms, energy_landscape
-from torchebm.viz.samples import histogram, marginals, sample_grid, scatter
-from torchebm.viz.training import training_curves
+from .animation import animate_flow, save_animation
+from .canvas import PALETTE
+from .chains import histogram_flow, particle_flow, trace
+from .energies import energy_1d, energy_histograms, energy_landscape
+from .samples import histogram, marginals, sample_grid, scatter
+from .training import training_curves
 
 __all__ = [
     "PALETTE",

@@ -11,9 +11,9 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from torchebm.viz.canvas import PALETTE, aspect, axes_or_new, bin_edges, dress, heights, robust_interval
-from torchebm.viz.energies import energy_landscape
-from torchebm.viz.inputs import boltzmann, checked_interval, evaluate, paths
+from .canvas import PALETTE, aspect, axes_or_new, bin_edges, dress, heights, robust_interval
+from .energies import energy_landscape
+from .inputs import boltzmann, checked_interval, evaluate, paths
 
 __all__ = ["animate_flow", "save_animation"]
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from torch import Tensor
 
-from torchebm.viz.canvas import (
+from .canvas import (
     CYCLE,
     ORDER_MAP,
     PALETTE,
@@ -24,7 +24,7 @@ from torchebm.viz.canvas import (
     panels,
     robust_interval,
 )
-from torchebm.viz.inputs import as_array, checked_interval, evaluate_density, paths
+from .inputs import as_array, checked_interval, evaluate_density, paths
 
 __all__ = ["histogram_flow", "particle_flow", "trace"]
 

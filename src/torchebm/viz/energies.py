@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from torch import Tensor
 
-from torchebm.viz.canvas import (
+from .canvas import (
     CYCLE,
     DENSITY_MAP,
     ENERGY_MAP,
@@ -24,7 +24,7 @@ from torchebm.viz.canvas import (
     note,
     robust_interval,
 )
-from torchebm.viz.inputs import as_array, boltzmann, checked_interval, evaluate, evaluate_density, paths, points
+from .inputs import as_array, boltzmann, checked_interval, evaluate, evaluate_density, paths, points
 
 __all__ = ["energy_1d", "energy_histograms", "energy_landscape"]
 

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from torchebm.core.model import evaluating
 
 __all__ = ["as_array", "boltzmann", "checked_interval", "evaluate", "evaluate_density", "paths", "points"]
 
@@ -55,19 +58,13 @@ def checked_interval(bounds: Sequence[float], name: str = "bounds") -> tuple[flo
 @torch.no_grad()
 def evaluate(model: Callable[[Tensor], Tensor], x: Float[Tensor, " n *event"]) -> Float[Tensor, " n"]:
     """Energies of `x` in one batch, in the model's dtype, on its device and in eval mode; float64 on the CPU."""
-    modes = []
     if isinstance(model, torch.nn.Module):
         like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.empty(0))
-        x = x.to(like)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
+        x, mode = x.to(like), evaluating(model)
     else:
-        x = x.to(torch.get_default_dtype())
-    try:
+        x, mode = x.to(torch.get_default_dtype()), nullcontext()
+    with mode:
         energy = model(x)
-    finally:
-        for module, training in modes:
-            module.training = training
     if not isinstance(energy, Tensor) or energy.shape != x.shape[:1]:
         came = f"energies of shape {list(energy.shape)}" if isinstance(energy, Tensor) else type(energy).__name__
         raise ValueError(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from torch import Tensor
 
-from torchebm.viz.canvas import (
+from .canvas import (
     PALETTE,
     aspect,
     axes_or_new,
@@ -21,7 +21,7 @@ from torchebm.viz.canvas import (
     panels,
     robust_interval,
 )
-from torchebm.viz.inputs import as_array, checked_interval, evaluate_density, points
+from .inputs import as_array, checked_interval, evaluate_density, points
 
 __all__ = ["histogram", "marginals", "sample_grid", "scatter"]
 

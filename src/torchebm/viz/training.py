@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
-from torchebm.viz.canvas import PALETTE, as_many, dress, note, panels
+from .canvas import PALETTE, as_many, dress, note, panels
 
 __all__ = ["training_curves"]
 
