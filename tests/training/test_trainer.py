@@ -251,3 +251,10 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="step-00000001 cannot be read"):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_without_one_of_its_files_is_named(tmp_path):
+    path = save_checkpoint(tmp_path, 1, {"model": {"w": torch.ones(2)}, "loss": {}}, {})
+    (path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="step-00000001 cannot be read"):
+        load_checkpoint(path)

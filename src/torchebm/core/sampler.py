@@ -44,15 +44,14 @@ class Scheduled:
     def __set__(self, sampler: "BaseSampler", value: "float | BaseScheduler | Callable[[int], float]") -> None:
         sampler.register_scheduler(self.name, value)
 
-    def check(self, values: list[float], first_step: int) -> list[float]:
-        """The values, if each is a finite real number within the limits; an error names the first that is not."""
-        checked = []
-        for step, value in enumerate(values, first_step):
-            try:
-                checked.append(number(self.name, value, **self.limits))
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{error} That is its schedule's value at step {step}.") from None
-        return checked
+    def read(self, scheduler: BaseScheduler, step: int) -> float:
+        """The parameter at a step of its schedule, if it is a finite real number within the limits."""
+        try:
+            return number(self.name, scheduler.value(step), **self.limits)
+        except (ValueError, TypeError) as error:
+            if isinstance(scheduler, ConstantScheduler):
+                raise
+            raise type(error)(f"{error} That is its schedule's value at step {step}.") from None
 
 
 class BaseSampler(FirstGenerationSampling, ABC):
@@ -121,12 +120,7 @@ class BaseSampler(FirstGenerationSampling, ABC):
     def register_scheduler(self, name: str, scheduler: "float | BaseScheduler | Callable[[int], float]") -> None:
         """Lets the parameter `name` follow a schedule; a number is a constant one."""
         scheduler = as_scheduler(name, scheduler)
-        limits = getattr(type(self), name, None)
-        if isinstance(limits, Scheduled):
-            if isinstance(scheduler, ConstantScheduler):
-                number(name, scheduler.value(0), **limits.limits)
-            else:
-                limits.check([scheduler.value(0)], 0)
+        self._read(name, scheduler, 0)
         self.schedulers[name] = scheduler
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[float]]:
@@ -135,28 +129,31 @@ class BaseSampler(FirstGenerationSampling, ABC):
         for name, scheduler in self.schedulers.items():
             if isinstance(scheduler, ConstantScheduler):
                 table[name] = [scheduler.start_value] * n_steps
-                continue
-            values = [scheduler.value(step) for step in range(start, start + n_steps)]
-            limits = getattr(type(self), name, None)
-            table[name] = limits.check(values, start) if isinstance(limits, Scheduled) else values
+            else:
+                table[name] = [self._read(name, scheduler, step) for step in range(start, start + n_steps)]
         return table
 
     def get_scheduled_value(self, name: str) -> float:
         """The value in force: that at the schedule's counter."""
         if name not in self.schedulers:
             raise KeyError(f"no schedule is registered under {name!r}; there are {sorted(self.schedulers)}.")
-        return self.schedulers[name].get_value()
+        return self._read(name, self.schedulers[name], self.schedulers[name].step_count)
 
     def step_schedulers(self) -> dict[str, float]:
         """Moves every schedule by one step; one that serves two parameters moves once."""
         for scheduler in self._distinct_schedulers():
             scheduler.step()
-        return {name: scheduler.get_value() for name, scheduler in self.schedulers.items()}
+        return {name: self.get_scheduled_value(name) for name in self.schedulers}
 
     def reset_schedulers(self) -> None:
         """Returns every schedule to step 0."""
         for scheduler in self._distinct_schedulers():
             scheduler.reset()
+
+    def _read(self, name: str, scheduler: BaseScheduler, step: int) -> float:
+        """The value of a schedule, as the parameter of that name takes it."""
+        parameter = getattr(type(self), name, None)
+        return parameter.read(scheduler, step) if isinstance(parameter, Scheduled) else scheduler.value(step)
 
     def _distinct_schedulers(self) -> list[BaseScheduler]:
         return list({id(s): s for s in self.schedulers.values()}.values())

@@ -12,7 +12,7 @@ from torch.distributions.transforms import Transform
 from .model import BaseModel
 from .shapes import sum_event
 
-__all__ = ["LinearTransform", "StandardizedModel", "TransformedModel"]
+__all__ = ["LinearTransform", "StandardizedModel", "TransformedModel", "units"]
 
 
 class TransformedModel(BaseModel):
@@ -98,9 +98,7 @@ class StandardizedModel(TransformedModel):
         flat = data.flatten(1).double()
         if len(flat) < 2:
             raise ValueError(f"standardising needs at least two points; got {len(flat)}.")
-        spread = flat.std(0) if by == "column" else flat.std(0).square().mean().sqrt().expand(flat.shape[1])
-        spread = torch.where(spread > 0, spread, 1.0)  # a constant column keeps its unit
-        mean = flat.mean(0)
+        spread, mean = units(flat, by), flat.mean(0)
         values, vectors = torch.linalg.eigh(((flat - mean) / spread).T.cov().reshape(flat.shape[1], -1))
         matrix = spread.unsqueeze(1) * vectors * (values.clamp(min=0) + noise**2).sqrt()
         return cls(inner, mean.to(data.dtype).view(data.shape[1:]), matrix.to(data.dtype))
@@ -116,6 +114,15 @@ class StandardizedModel(TransformedModel):
 
     def _rebuild(self) -> None:
         self.transform = LinearTransform(self.mean, self.matrix, self.inverse)
+
+
+def units(flat: Float[Tensor, "n d"], by: Literal["column", "event"]) -> Float[Tensor, " d"]:
+    """The unit of each component: its column's standard deviation, or the root mean square of all of them.
+
+    A constant column keeps the unit that it is given in.
+    """
+    spread = flat.std(0) if by == "column" else flat.std(0).square().mean().sqrt().expand(flat.shape[1])
+    return torch.where(spread > 0, spread, 1.0)
 
 
 class LinearTransform(Transform):

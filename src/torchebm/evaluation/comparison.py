@@ -63,7 +63,7 @@ def fitted_gaussian(data: Float[Tensor, " m *event"], n: int, *, generator: torc
     values, vectors = torch.linalg.eigh(flat.T.cov().reshape(flat.shape[1], -1))
     root = vectors * values.clamp(min=0).sqrt()
     draws = flat.mean(0) + randn((n, flat.shape[1]), generator=generator, dtype=torch.float64) @ root.T
-    return draws.to(data.dtype).reshape(n, *data.shape[1:])
+    return draws.to(data).reshape(n, *data.shape[1:])
 
 
 def _judge(samples: Tensor, train: Tensor, held_out: Tensor, labels: Tensor | None,

@@ -45,7 +45,7 @@ def sliced_wasserstein(a: Float[Tensor, " n *event"], b: Float[Tensor, " n *even
         raise ValueError(
             f"the sets have {len(a)} and {len(b)} points; expected as many in each: subsample the larger one."
         )
-    one, other = ((t.flatten(1).double() @ directions).sort(0).values for t in (a, b))
+    one, other = ((t.flatten(1).double() @ directions.to(t.device)).sort(0).values for t in (a, b))
     return float((one - other).square().mean().sqrt())
 
 

@@ -12,7 +12,7 @@ from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
-from torchebm.core.schedulers import BaseScheduler, FunctionScheduler
+from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain
 from torchebm.core.target import Target
 
@@ -40,11 +40,9 @@ class Info(NamedTuple):
 class NoiseScale(Scheduled):
     """A noise scale is the square root of a temperature, so a schedule of temperatures is read through its root."""
 
-    def __set__(self, sampler: "LangevinDynamics", value: float | BaseScheduler | Callable[[int], float]) -> None:
-        if isinstance(value, BaseScheduler) and value.is_temperature:
-            temperature = value
-            value = FunctionScheduler(lambda step: temperature.value(step) ** 0.5)
-        super().__set__(sampler, value)
+    def read(self, scheduler: BaseScheduler, step: int) -> float:
+        value = super().read(scheduler, step)
+        return value**0.5 if scheduler.is_temperature else value
 
 
 class LangevinDynamics(MarkovSampler):

@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Mapping[str, 
                 {key: t.detach().cpu().contiguous().clone() for key, t in group.items()},
                 temporary / f"{name}.safetensors",
             )
-        (temporary / _INFO).write_text(json.dumps({"step": step, **info}, indent=1))
+        (temporary / _INFO).write_text(json.dumps({"step": step, "files": sorted(tensors), **info}, indent=1))
         for path in (*temporary.iterdir(), temporary):
             _flush_to_disk(path)
         os.rename(temporary, final)
@@ -71,7 +71,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     """
     try:
         info = json.loads((path / _INFO).read_text())
-        tensors = {file.stem: load_file(file, device=str(device)) for file in sorted(path.glob("*.safetensors"))}
+        files = info.pop("files")
+        tensors = {name: load_file(path / f"{name}.safetensors", device=str(device)) for name in files}
     except Exception as error:  # safetensors raises its own kinds; whatever it is, the user needs the path
         raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
     return Checkpoint(info.pop("step"), tensors, info)

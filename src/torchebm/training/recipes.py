@@ -17,6 +17,7 @@ from torchebm.core import (
     StandardizedModel,
     WarmupScheduler,
 )
+from torchebm.core.transformed import units
 from torchebm.losses import ContrastiveDivergence
 from torchebm.models import MLPEnergy
 from torchebm.samplers import HamiltonianMonteCarlo
@@ -118,9 +119,7 @@ class Recipe:
 
     def data_noise(self, data: Float[Tensor, " n *event"]) -> Float[Tensor, "*event"]:
         """Standard deviation of the noise that is added to each component, in the units of the data."""
-        flat = data.flatten(1)
-        spread = flat.std(0) if self.model.standardise_by == "column" else flat.std(0).square().mean().sqrt()
-        return (self.loss.data_noise * spread).expand(flat.shape[1]).reshape(data.shape[1:])
+        return (self.loss.data_noise * units(data.flatten(1), self.model.standardise_by)).reshape(data.shape[1:])
 
     def build_trainer(
         self, model: BaseModel, data: Float[Tensor, " n *event"], *, out_dir: str | Path | None, seed: int

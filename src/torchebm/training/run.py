@@ -20,6 +20,7 @@ from torchebm.samplers import HamiltonianMonteCarlo, denoise
 
 from .checkpoint import load_checkpoint, newest_checkpoint
 from .recipes import LossSettings, ModelSettings, Recipe, SamplerSettings, TrainingSettings
+from .trainer import read_metrics
 
 __all__ = ["TrainedRun", "load_run", "train_run"]
 
@@ -87,7 +88,7 @@ class TrainedRun:
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of `metrics.jsonl`."""
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return read_metrics(self.folder / "metrics.jsonl")
 
 
 def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, device: str = "cpu", resume: bool = False,
@@ -112,6 +113,8 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
     out = Path(out)
     train, held_out = load_split(source, seed)
     if out.exists() and not resume:
+        if not out.is_dir():
+            raise FileExistsError(f"{out} is a file: a run needs a directory of its own.")
         if not overwrite:
             raise FileExistsError(
                 f"{out} exists: give --resume to continue it, --overwrite to replace it, or another --out."

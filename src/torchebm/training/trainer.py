@@ -269,12 +269,16 @@ class Trainer:
             )
         self.out_dir.mkdir(parents=True, exist_ok=True)
         log = self.out_dir / "metrics.jsonl"
-        written = log.read_text().splitlines(keepends=True) if log.exists() else []
-        lines = [json.loads(line) for line in written if line.endswith("\n")]
-        self.metrics = [line for line in lines if line["step"] <= self.step]  # those after the checkpoint come again
+        written = read_metrics(log) if log.exists() else []
+        self.metrics = [line for line in written if line["step"] <= self.step]  # those after the checkpoint come again
         log.write_text("".join(json.dumps(line) + "\n" for line in self.metrics))
         if self.step < n_steps:
             self.save()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`, but for a last one that was being written."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 @contextmanager
