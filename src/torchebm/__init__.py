@@ -8,7 +8,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("core", "cuda", "datasets", "evaluation", "losses", "models", "report", "samplers", "training", "viz")
+_ROOMS = (
+    "core",
+    "cuda",
+    "datasets",
+    "diagnostics",
+    "evaluation",
+    "losses",
+    "models",
+    "report",
+    "samplers",
+    "training",
+    "viz",
+)
 
 __all__ = ["__version__", "load_run"]
 

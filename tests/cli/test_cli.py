@@ -151,3 +151,47 @@ def test_a_folder_named_like_a_built_in_does_not_hide_it(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     assert run("train", "--data", "digits", "--out", "run", *SMALL[:2], "--n-samples", "0", *SMALL[4:]) == 0
     assert torchebm.load_run("run").data()[0].event_shape == (1, 8, 8)
+
+
+def test_another_project_is_not_replaced_for_its_config(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"name": "x"}')
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert run("train", "--data", "digits", "--out", tmp_path, "--overwrite", *SMALL) == 2
+    assert "not replaced" in capsys.readouterr().err
+    assert run("report", tmp_path) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_begin_leaves_and_replaces_nothing(tmp_path):
+    out = tmp_path / "run"
+    assert run("train", "--data", "digits", "--out", out, "--sampler.step-size", "-1") == 2
+    assert not out.exists()
+    assert run("train", "--data", "digits", "--out", out, *SMALL[:2], "--n-samples", "0", *SMALL[4:]) == 0
+    (out / "notes.txt").write_text("mine")
+    assert run("train", "--data", "digits", "--out", out, "--overwrite", "--model.hidden", "-3") == 2
+    assert torchebm.load_run(out).step == 12
+    assert run("train", "--data", "digits", "--out", out, "--overwrite", *SMALL[:2], "--n-samples", "0") == 0
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("1,2\n" * 40, "are equal"), ("".join(f"{i},{i * i}\n" for i in range(5)), "at least 10")],
+)
+def test_tables_without_a_density_are_refused(tmp_path, capsys, rows, message):
+    path = write(tmp_path / "bad.csv", "a,b\n" + rows)
+    assert run("train", "--data", path, "--out", tmp_path / "run") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_small_table_goes_through_with_the_figures_it_allows(tmp_path):
+    rows = "".join(f"{i % 4},{i * i % 7}\n" for i in range(14))
+    path = write(tmp_path / "small.csv", "a,b\n" + rows)
+    assert run("train", "--data", path, "--out", tmp_path / "run", *SMALL) == 0
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["c2st"] is None
+    assert run("report", tmp_path / "run") == 0
+
+
+def test_samples_go_nowhere_before_the_directory_exists(tmp_path, capsys):
+    assert run("sample", tmp_path, "--out", tmp_path / "missing" / "x.npy") == 2
+    assert "make it first" in capsys.readouterr().err

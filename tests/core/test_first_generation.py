@@ -24,6 +24,7 @@ from torchebm.core import (
     NonFiniteEnergyError,
     Sampler,
     SamplingDivergenceWarning,
+    Target,
     TemperatureScheduler,
     WeightedSum,
 )
@@ -499,8 +500,9 @@ def test_an_overridden_step_draws_for_itself():
 
 def test_an_overridden_step_knows_no_temperature():
     sampler, x = Counted(gaussian()), points(2, 2)
+    target = Target(sampler.model)
     with pytest.raises(ValueError, match=r"sample model.tempered\(T\) instead"):
-        sampler.advance(sampler.init(x, None, None), 0, 1, target=None, temperature=2.0)
+        sampler.advance(sampler.init(x, target, None), 0, 1, target=target, temperature=2.0)
 
 
 def test_an_overridden_step_needs_no_gradient():
@@ -726,3 +728,16 @@ def test_subclasses_of_the_loss_bring_their_model_as_they_like():
         assert negatives.shape == (4, 2)
     assert Through(sampler=sampler, k=1)(energy, points(4, 2)).shape == ()
     assert Same(sampler=sampler, k=1)(energy, points(4, 2)).shape == ()
+
+
+@pytest.mark.parametrize("kind", [HamiltonianMonteCarlo, MetropolisHastings])
+def test_an_overridden_step_of_a_sampler_that_rejects_runs(kind):
+    class Mine(kind):
+        def sample_step(self, x):
+            return super().sample_step(x)
+
+    x, diagnostics = Mine(DoubleWellEnergy()).sample(dim=2, n_samples=3, n_steps=4, return_diagnostics=True)
+    assert x.shape == (3, 2)
+    assert diagnostics["diverging"].shape == (3, 4)
+    with pytest.raises(ValueError, match="without model_kwargs"):
+        Mine(DoubleWellEnergy()).sample(dim=2, n_samples=3, n_steps=4, model_kwargs={"c": torch.ones(3)})

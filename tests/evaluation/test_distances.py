@@ -85,3 +85,12 @@ def test_comparison_prefers_real_data_to_a_gaussian():
 def test_memorised_data_shows():
     data = torch.randn(600, 2, generator=generator())
     assert compare(data[:200] + 1e-4, data[:400], data[400:], generator=generator())["nearest_ratio"] < 0.1
+
+
+def test_nearest_distance_is_exact_far_from_the_origin():
+    x = 100 + 0.3 * torch.randn(1000, 2, generator=generator())
+    exact = (x.double().unsqueeze(1) - x.double().roll(1, 0)).norm(dim=-1).amin(1)
+    torch.testing.assert_close(nearest_distance(x, x.roll(1, 0)).double(), exact, rtol=1e-4, atol=1e-6)
+    y = 100 + 0.3 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(1))
+    exact = (y.double().unsqueeze(1) - x.double()).norm(dim=-1).amin(1)
+    torch.testing.assert_close(nearest_distance(y, x).double(), exact, rtol=1e-3, atol=1e-5)

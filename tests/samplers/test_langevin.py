@@ -110,3 +110,15 @@ def test_a_chain_that_diverges_inside_bounds_is_reported(options, generator):
     with pytest.warns(SamplingDivergenceWarning, match="of 100 chains diverged"):
         x = sampler.sample(torch.ones(100, 1), n_steps=50, generator=generator)
     assert x.isnan().any()
+
+
+def test_every_parameter_may_differ_by_chain_and_follow_a_schedule():
+    sampler = LangevinDynamics(lambda x: 0.5 * x.square().sum(-1), gradient_clip=lambda k: 10.0 / (k + 1))
+    assert sampler.parameter_table(0, 2)["gradient_clip"] == [10.0, 5.0]
+    sampler.gradient_clip = None
+    assert sampler.gradient_clip is None
+    target = Target(sampler.model)
+    state = sampler.init(torch.ones(2, 2), target, None)
+    new, _ = sampler.step(state, (torch.zeros(2, 2),), target, step_size=torch.tensor([0.1, 0.5]),
+                          noise_scale=torch.tensor([1.0, 2.0]), gradient_clip=torch.tensor([9.0, 0.5]))  # fmt: skip
+    assert new.x.tolist() == [[pytest.approx(0.9)] * 2, [pytest.approx(0.75)] * 2]

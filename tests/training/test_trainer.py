@@ -258,3 +258,53 @@ def test_a_checkpoint_without_one_of_its_files_is_named(tmp_path):
     (path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="step-00000001 cannot be read"):
         load_checkpoint(path)
+
+
+def test_energies_that_exploded_within_a_window_are_not_saved(tmp_path):
+    loss_fn = Linear(Quadratic())
+    loss_fn.broken = lambda step, loss: loss * (1e9 if step > 6 else 1.0)
+    with pytest.raises(TrainingDivergedError, match=r"energy_data is .*last good checkpoint is .*step-00000005"):
+        Trainer(loss_fn, out_dir=tmp_path, log_every=50, checkpoint_every=5).fit(points(), 40, 10, progress=False)
+
+
+def test_a_short_run_is_checked_and_logged():
+    loss_fn = Linear(Quadratic())
+    trainer = Trainer(loss_fn, log_every=50)
+    trainer.fit(points(), 3, 10, progress=False)
+    assert [line["step"] for line in trainer.metrics] == [3]
+    loss_fn.broken = lambda step, loss: loss * 1e9
+    with pytest.raises(TrainingDivergedError, match="energy_data"):
+        trainer.fit(points(), 6, 10, progress=False)
+
+
+def test_means_are_right_after_resuming_with_another_interval(tmp_path):
+    def make(log_every):
+        loss_fn = Linear(Quadratic())
+        loss_fn.broken = lambda step, loss: 0 * loss + 1.0
+        return Trainer(loss_fn, out_dir=tmp_path, log_every=log_every)
+
+    make(50).fit(points(), 45, 10, progress=False)
+    trainer = make(10)
+    trainer.fit(points(), 60, 10, resume=True, progress=False)
+    assert [line["loss"] for line in trainer.metrics] == [1.0] * len(trainer.metrics)
+    assert [line["step"] for line in trainer.metrics] == [50, 60]
+
+
+def test_leftovers_of_killed_processes_are_cleared(tmp_path):
+    (tmp_path / "step-00000003").mkdir()
+    (tmp_path / ".step-00000002.999").mkdir()
+    save_checkpoint(tmp_path, 3, {"model": {"w": torch.ones(2)}}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_data_that_are_not_finite_are_named():
+    data = points()
+    data[17, 1] = float("nan")
+    with pytest.raises(ValueError, match="row 17"):
+        Trainer(contrastive(network())).fit(data, 1, 32, progress=False)
+
+
+def test_a_tensor_dataset_serves():
+    trainer = Trainer(contrastive(network()))
+    trainer.fit(torch.utils.data.TensorDataset(points()), 2, 32, progress=False)
+    assert trainer.step == 2

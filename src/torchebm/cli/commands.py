@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ class Sample:
         """Writes the samples, in the data's own units."""
         if self.out.suffix not in (".npy", ".csv"):
             raise ValueError(f"--out must end in .npy or .csv; got {self.out.name!r}.")
+        if not self.out.resolve().parent.is_dir():
+            raise ValueError(f"--out {self.out} lies in a directory that does not exist: make it first.")
         run = load_run(self.run_folder, checked_device(self.device))
         columns = run.config["data"]["columns"]
         if self.out.suffix == ".csv" and columns is None:
@@ -145,7 +148,7 @@ class Report:
         samples = samples_of(run)
         kept = run.folder / "evaluation.json"
         is_of_these = kept.exists() and kept.stat().st_mtime_ns >= (run.folder / "samples.npy").stat().st_mtime_ns
-        figures = json.loads(kept.read_text()) if is_of_these else judge(run, samples)
+        figures = read_figures(kept) if is_of_these else judge(run, samples)
         print(write_report(run, samples, figures, self.out))
 
 
@@ -192,8 +195,26 @@ def judge(run: TrainedRun, samples: Tensor) -> dict[str, Any]:
         unit = torch.where(spread > 0, spread, 1.0)
     generator = generator_for(run.config["seed"], "evaluation")
     figures = compare(samples / unit, train.x / unit, held_out.x / unit, train.labels, generator=generator)
-    (run.folder / "evaluation.json").write_text(json.dumps(figures, indent=1))
+    (run.folder / "evaluation.json").write_text(json.dumps(_nulls(figures), indent=1))
     return figures
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """What `judge` kept; a figure that could not be computed is NaN."""
+
+    def with_nan(figures: dict[str, Any]) -> dict[str, Any]:
+        return {key: float("nan") if value is None else value for key, value in figures.items()}
+
+    return json.loads(path.read_text(), object_hook=with_nan)
+
+
+def _nulls(figures: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+
+    def null(value: Any) -> Any:
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {key: _nulls(value) if isinstance(value, dict) else null(value) for key, value in figures.items()}
 
 
 def print_figures(figures: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ class FirstGenerationSampling:
             for name in ("init", "refresh", "noise", "draw", "step"):
                 setattr(cls, name, getattr(_OverriddenStep, name))
             cls.needs_gradient = False  # what the author's step needs, it asks the model for
+            cls.can_reject = False  # nor does it tell what was rejected
 
     @property
     def energy_function(self) -> BaseModel:
@@ -107,6 +108,10 @@ class _OverriddenStep:
     sample_step: Callable[[Tensor], Tensor]
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> _Position:
+        if target.model_kwargs:
+            raise ValueError(
+                f"{type(self).__name__}.sample_step evaluates the model itself, without model_kwargs: leave them out."
+            )
         return _Position(x)
 
     def refresh(self, state: _Position, target: Target) -> _Position:
@@ -130,7 +135,7 @@ class _OverriddenStep:
         schedules = dict(self.schedulers)
         try:  # sample_step reads the numbers in force from the sampler
             self.schedulers.update({name: ConstantScheduler(value) for name, value in parameters.items()})
-            x = self.sample_step(state.x).detach()
+            x = self.sample_step(state.x.clone()).detach()
         finally:
             self.schedulers.update(schedules)
         return _Position(x), _Flag(~x.isfinite().reshape(len(x), -1).all(1))

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["generator_for", "normal_", "randint", "randn", "randperm", "uniform", "uniform_"]
+__all__ = [
+    "categorical",
+    "check_generator",
+    "generator_for",
+    "normal_",
+    "randint",
+    "randn",
+    "randperm",
+    "uniform",
+    "uniform_",
+]
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:

@@ -1,8 +1,9 @@
 """Anything that samples a model: where and in which dtype it works, and its schedules."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -30,24 +31,34 @@ class Scheduled:
 
     Args:
         above, at_least: What every value must satisfy, checked for each step before a run begins.
+        optional: Whether `None` leaves the parameter out of `step`.
     """
 
-    def __init__(self, *, above: float = -float("inf"), at_least: float = -float("inf")) -> None:
+    def __init__(self, *, above: float = -math.inf, at_least: float = -math.inf, optional: bool = False) -> None:
         self.limits = {"above": above, "at_least": at_least}
+        self.optional = optional
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, sampler: "BaseSampler | None", owner: type | None = None) -> Any:
-        return self if sampler is None else sampler.get_scheduled_value(self.name)
+        if sampler is None:
+            return self
+        if self.optional and self.name not in sampler.schedulers:
+            return None
+        return sampler.get_scheduled_value(self.name)
 
-    def __set__(self, sampler: "BaseSampler", value: "float | BaseScheduler | Callable[[int], float]") -> None:
-        sampler.register_scheduler(self.name, value)
+    def __set__(self, sampler: "BaseSampler", value: "float | BaseScheduler | Callable[[int], float] | None") -> None:
+        if value is None and self.optional:
+            sampler.schedulers.pop(self.name, None)
+        else:
+            sampler.register_scheduler(self.name, cast(Any, value))
 
     def read(self, scheduler: BaseScheduler, step: int) -> float:
         """The parameter at a step of its schedule, if it is a finite real number within the limits."""
+        value = scheduler.value(step)
         try:
-            return number(self.name, scheduler.value(step), **self.limits)
+            return number(self.name, value, **self.limits)
         except (ValueError, TypeError) as error:
             if isinstance(scheduler, ConstantScheduler):
                 raise

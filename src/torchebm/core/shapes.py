@@ -25,8 +25,8 @@ def per_chain(value: float | Tensor, x: Tensor) -> float | Tensor:
 
 
 def add_scaled(x: Tensor, scale: float | Tensor, y: Tensor) -> Tensor:
-    """`x + scale * y`, in one pass over memory when the scale is a number."""
-    return x + scale * y if isinstance(scale, Tensor) else torch.add(x, y, alpha=scale)
+    """`x + scale * y`; a number, or one a chain. With a number it takes one pass over memory."""
+    return x + per_chain(scale, x) * y if isinstance(scale, Tensor) else torch.add(x, y, alpha=scale)
 
 
 def select(mask: Tensor, new: State, old: State) -> State:

@@ -12,6 +12,8 @@ from .distances import classifier_two_sample, nearest_distance, sliced_wasserste
 
 __all__ = ["class_shares", "compare", "fitted_gaussian"]
 
+ENOUGH = 10  # points in each set, for a classifier to be tried on
+
 
 def compare(samples: Float[Tensor, " n *event"], train: Float[Tensor, " m *event"],
             held_out: Float[Tensor, " k *event"], labels: Int[Tensor, " m"] | None = None, *,
@@ -31,8 +33,8 @@ def compare(samples: Float[Tensor, " n *event"], train: Float[Tensor, " m *event
     Returns:
         `sw2_ratio` (`sliced_wasserstein_ratio`; 1 is as good as real data), `nearest_ratio` (median distance to the
         nearest training point, over that of held-out points; far below 1 means memorised data), `c2st`
-        (`classifier_two_sample` against held-out data; 0.5 is best), `class_shares` where there are labels; and, under
-        `gaussian`, the same of the Gaussian.
+        (`classifier_two_sample` against held-out data; 0.5 is best, NaN for less than ten points), `class_shares` where
+        there are labels; and, under `gaussian`, the same of the Gaussian.
 
     Example:
         >>> data, generator = torch.randn(300, 2), torch.Generator().manual_seed(0)
@@ -69,9 +71,10 @@ def fitted_gaussian(data: Float[Tensor, " m *event"], n: int, *, generator: torc
 def _judge(samples: Tensor, train: Tensor, held_out: Tensor, labels: Tensor | None,
            generator: torch.Generator | None) -> dict[str, Any]:  # fmt: skip
     near = nearest_distance(samples, train).median() / nearest_distance(held_out, train).median()
+    enough = min(len(samples), len(held_out)) >= ENOUGH
     figures = {
         "sw2_ratio": sliced_wasserstein_ratio(samples, train, held_out, generator=generator),
         "nearest_ratio": float(near),
-        "c2st": classifier_two_sample(samples, held_out),
+        "c2st": classifier_two_sample(samples, held_out) if enough else float("nan"),
     }
     return figures if labels is None else {"class_shares": class_shares(samples, train, labels), **figures}

@@ -72,7 +72,7 @@ def sliced_wasserstein_ratio(samples: Float[Tensor, " n *event"], train: Float[T
         some = [t[randperm(len(t), generator=generator)[:n]] for t in (samples, train, held_out)]
         far += sliced_wasserstein(some[0], some[2], directions)
         near += sliced_wasserstein(some[1], some[2], directions)
-    return far / near
+    return far / near if near > 0 else float("nan")
 
 
 def nearest_distance(a: Float[Tensor, " n *event"], reference: Float[Tensor, " m *event"]) -> Float[Tensor, " n"]:
@@ -82,7 +82,9 @@ def nearest_distance(a: Float[Tensor, " n *event"], reference: Float[Tensor, " m
         >>> nearest_distance(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [2.0]]))
         tensor([1., 3.])
     """
-    return torch.cdist(a.flatten(1), reference.flatten(1)).amin(1)
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # the other way cancels for points close to each other
+    parts = [torch.cdist(part, reference.flatten(1), **exact).amin(1) for part in a.flatten(1).split(256)]
+    return torch.cat(parts)
 
 
 def classifier_two_sample(a: Float[Tensor, " n *event"], b: Float[Tensor, " m *event"], *, n_folds: int = 5,
@@ -106,6 +108,8 @@ def classifier_two_sample(a: Float[Tensor, " n *event"], b: Float[Tensor, " m *e
     except ImportError as error:
         raise ImportError('this test needs scikit-learn: pip install "torchebm[data]".') from error
     n = min(len(a), len(b))
+    if n < 2 * n_folds:
+        raise ValueError(f"{n} points in each set are too few for {n_folds} folds: at least {2 * n_folds} are needed.")
     features = torch.cat([a[:n], b[:n]]).flatten(1).cpu().numpy()
     truth = torch.cat([torch.zeros(n), torch.ones(n)]).numpy()
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)

@@ -87,7 +87,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
             data_noise if isinstance(data_noise, Tensor) else number("data_noise", data_noise, at_least=0.0)
         )
         self.reset_schedulers = bool(reset_schedulers)
-        self.replay_buffer = ReplayBuffer(buffer_size, fresh_chains) if persistent else None
+        replay_buffer = ReplayBuffer(buffer_size, fresh_chains)  # checks its arguments, wanted or not
+        self.replay_buffer = replay_buffer if persistent else None
         self._uncommitted: tuple[Tensor | None, Tensor, list[tuple[BaseScheduler, int]]] | None = None
 
     def evaluate(

@@ -37,5 +37,7 @@ def batch_sample_chain(sampler: BaseSampler, dim: int | tuple[int, ...] | None =
     n_samples, batch_size = integer("n_samples", n_samples), integer("batch_size", batch_size, at_least=1)
     if any(options.get(f"return_{what}") for what in ("trajectory", "diagnostics", "state")):
         raise ValueError("batch_sample_chain returns the last states alone: for more, call sample once a batch.")
+    if options.get("initial_samples") is not None:
+        raise ValueError("batch_sample_chain begins its own chains: to give initial_samples, call sample once a batch.")
     sizes = [min(batch_size, n_samples - done) for done in range(0, max(n_samples, 1), batch_size)]
     return torch.cat([sampler.sample_chain(dim=dim, n_steps=n_steps, n_samples=size, **options) for size in sizes])

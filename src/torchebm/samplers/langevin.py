@@ -1,7 +1,7 @@
 """Unadjusted Langevin dynamics."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Bool, Float
@@ -80,18 +80,18 @@ class LangevinDynamics(MarkovSampler):
 
     step_size = Scheduled(above=0.0)
     noise_scale = NoiseScale(at_least=0.0)
+    gradient_clip = Scheduled(above=0.0, optional=True)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.01,
                  noise_scale: float | BaseScheduler | Callable[[int], float] = 1.0,
-                 clamp: tuple[float, float] | None = None, gradient_clip: float | None = None,
+                 clamp: tuple[float, float] | None = None,
+                 gradient_clip: float | BaseScheduler | Callable[[int], float] | None = None,
                  **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
         self.noise_scale = noise_scale
-        self.gradient_clip = (
-            gradient_clip if gradient_clip is None else number("gradient_clip", gradient_clip, above=0.0)
-        )
+        self.gradient_clip = gradient_clip
         self.clamp = None if clamp is None else _box(clamp)
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Position:
@@ -107,18 +107,20 @@ class LangevinDynamics(MarkovSampler):
         normal_(out[0], generator)
 
     def step(self, state: Position, noise: tuple[Tensor], target: Target, *, temperature: float | Tensor = 1.0,
-             step_size: float | Tensor, noise_scale: float | Tensor) -> tuple[Position, Info]:  # fmt: skip
+             step_size: float | Tensor, noise_scale: float | Tensor,
+             gradient_clip: float | Tensor | None = None) -> tuple[Position, Info]:  # fmt: skip
         gradient = target.gradient(state.x)
-        if self.gradient_clip is not None:
-            gradient = bounded(gradient, -self.gradient_clip, self.gradient_clip)
-        spread = noise_scale * (2 * step_size * per_chain(temperature, state.x)) ** 0.5
+        if gradient_clip is not None:
+            limit = per_chain(gradient_clip, gradient)
+            gradient = bounded(gradient, -limit, limit)
+        spread = noise_scale * (2 * step_size * temperature) ** 0.5
         x = add_scaled(add_scaled(state.x, -step_size, gradient), spread, noise[0])
         if self.clamp is not None:
             x = bounded(x, *self.clamp)
         return Position(x), Info(x)
 
 
-def bounded(t: Tensor, low: float, high: float) -> Tensor:
+def bounded(t: Tensor, low: Any, high: Any) -> Tensor:
     """`t` projected on [low, high]; what is not finite becomes NaN, since a bound must not hide it."""
     return t.clamp(low, high) + (t - t)
 

@@ -31,6 +31,9 @@ class Batches:
             raise ValueError(
                 f"batch_size={batch_size} exceeds the {len(data)} rows of data: give a smaller batch_size."
             )
+        if isinstance(data, Tensor) and not bool(data.isfinite().all()):
+            row = int((~data.isfinite()).reshape(len(data), -1).any(1).nonzero()[0])
+            raise ValueError(f"data must be finite; row {row}, counted from 0, has NaN or infinite entries.")
         self._epoch, self._order = -1, torch.empty(0)
 
     def __getitem__(self, step: int) -> Tensor:
@@ -40,4 +43,5 @@ class Batches:
         rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         if isinstance(self.data, Tensor):
             return self.data[rows.to(self.data.device)]
-        return default_collate([self.data[int(row)] for row in rows])
+        batch = default_collate([self.data[int(row)] for row in rows])
+        return batch[0] if isinstance(batch, list) and len(batch) == 1 else batch  # as TensorDataset(x) gives them

@@ -44,6 +44,9 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Mapping[str, 
     if (final / _INFO).exists():
         return final  # a run resumed from here is where it was
     temporary = folder / f".{final.name}.{os.getpid()}"
+    for leftover in (final, *folder.glob(".step-*")):  # of a process that was killed
+        if leftover.exists():
+            shutil.rmtree(leftover)
     try:
         temporary.mkdir(parents=True)
         for name, group in tensors.items():

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchebm import __version__
 from torchebm.core import StandardizedModel
+from torchebm.core.checks import integer
 from torchebm.core.random import generator_for, uniform
-from torchebm.datasets import Data, load, names, split
+from torchebm.datasets import Data, DataError, load, names, split
 from torchebm.samplers import HamiltonianMonteCarlo, denoise
 
 from .checkpoint import load_checkpoint, newest_checkpoint
@@ -25,6 +26,7 @@ from .trainer import read_metrics
 __all__ = ["TrainedRun", "load_run", "train_run"]
 
 HELD_OUT = 0.3  # share of the data that is never trained on
+LEAST_ROWS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,8 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
         TrainingDivergedError: If training diverges; its last good checkpoint is kept.
     """
     out = Path(out)
+    if resume and overwrite:
+        raise ValueError("--resume continues a run and --overwrite replaces it: give one of them.")
     train, held_out = load_split(source, seed)
     if out.exists() and not resume:
         if not out.is_dir():
@@ -119,12 +123,11 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
             raise FileExistsError(
                 f"{out} exists: give --resume to continue it, --overwrite to replace it, or another --out."
             )
-        if any(out.iterdir()) and not (out / "config.json").exists():
+        if any(out.iterdir()) and not _holds_run(out):
             raise FileExistsError(f"{out} exists and holds no run, so it is not replaced: give another --out.")
-        shutil.rmtree(out)
     x = train.x.to(device)
     config = {
-        "torchebm": version("torchebm"),
+        "torchebm": __version__,
         "torch": torch.__version__,
         "seed": seed,
         "device": device,
@@ -132,14 +135,16 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
         "recipe": dataclasses.asdict(recipe),
     }
     if resume and (out / "config.json").exists():
-        _check_same(config, json.loads((out / "config.json").read_text()))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(config, indent=1))
+        _check_same(config, _read_config(out))
     with _threads(recipe.training.n_threads):
         with torch.random.fork_rng():
             torch.set_rng_state(generator_for(seed, "weights").get_state())
             model = recipe.build_model(train.x).to(device)
         trainer = recipe.build_trainer(model, x, out_dir=out, seed=seed)
+        if not resume:
+            _clear(out)  # only now: a run that cannot begin replaces nothing
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(config, indent=1))
         batch_size = min(recipe.training.batch_size, len(x))
         trained = trainer.fit(x, recipe.training.n_steps, batch_size, resume=resume, progress=progress)
     model = cast(StandardizedModel, trained)
@@ -155,7 +160,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it. `torchebm train` makes one.")
-    config = json.loads((folder / "config.json").read_text())
+    config = _read_config(folder)
     newest = newest_checkpoint(folder / "checkpoints")
     if newest is None:
         raise FileNotFoundError(f"{folder} holds no complete checkpoint yet: train it first.")
@@ -167,7 +172,8 @@ def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
         TrainingSettings(**settings["training"]),
     )
     checkpoint = load_checkpoint(newest, device)
-    model = recipe.build_model(torch.zeros(2, *config["data"]["event_shape"])).to(device)
+    shaped = torch.zeros(2, *config["data"]["event_shape"])  # the standardisation itself is among the weights
+    model = recipe.build_model(shaped).to(device)
     model.load_state_dict(checkpoint.tensors["ema"])
     model.eval().requires_grad_(False)
     return TrainedRun(folder, model, recipe.build_sampler(model), recipe, config, checkpoint.step)
@@ -175,7 +181,32 @@ def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
 
 def load_split(source: str, seed: int) -> tuple[Data, Data]:
     """The data and its split, the same for the same seed."""
-    return split(load(source, generator_for(seed, "data")), HELD_OUT, generator_for(seed, "split"))
+    data = load(source, generator_for(seed, "data"))
+    if len(data) < LEAST_ROWS:
+        raise DataError(f"{data.name} has {len(data)} rows; training and holding some out takes at least {LEAST_ROWS}.")
+    if bool((data.x == data.x[0]).all()):
+        raise DataError(f"all rows of {data.name} are equal: there is no density to learn.")
+    return split(data, HELD_OUT, generator_for(seed, "split"))
+
+
+def _holds_run(folder: Path) -> bool:
+    try:
+        return {"recipe", "data", "seed"} <= json.loads((folder / "config.json").read_text()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not _holds_run(folder):
+        raise ValueError(f"{folder / 'config.json'} describes no run: it was changed, or written by something else.")
+    return json.loads((folder / "config.json").read_text())
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run writes, and nothing else."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("config.json", "metrics.jsonl", "samples.npy", "evaluation.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _describe(train: Data, held_out: Data, source: str) -> dict[str, Any]:
@@ -209,7 +240,7 @@ def _check_same(new: dict[str, Any], old: dict[str, Any]) -> None:
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(n)
+    torch.set_num_threads(integer("n_threads", n, at_least=1))
     try:
         yield
     finally:

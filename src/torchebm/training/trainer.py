@@ -95,10 +95,11 @@ class Trainer:
         self.log_every = integer("log_every", log_every, at_least=1)
         self.checkpoint_every = integer("checkpoint_every", checkpoint_every, at_least=1)
         self.energy_limit = number("energy_limit", energy_limit, above=0.0)
-        self.generator = generator_for(seed, _ATTEMPT, _RANK, "chains", device=self.parameters[0].device)
+        self.generator = generator_for(self.seed, _ATTEMPT, _RANK, "chains", device=self.parameters[0].device)
         self.step = 0
         self.metrics: list[dict[str, float]] = []
-        self._window: dict[str, Tensor] = {}
+        self._window: dict[str, Tensor] = {}  # sums of figures since the last line of metrics
+        self._in_window = 0
         self._seconds = 0.0
 
     @property
@@ -149,7 +150,9 @@ class Trainer:
                 if self.step % self.checkpoint_every == 0 or self.step == n_steps or interrupted():
                     self.save()
                 if interrupted():
-                    raise KeyboardInterrupt(f"stopped after step {self.step}; resume=True continues from there.")
+                    saved = "resume=True continues from there" if self.out_dir else "nothing is saved without out_dir="
+                    raise KeyboardInterrupt(f"stopped after step {self.step}; {saved}.")
+            self._close_window()
         return self.trained_model
 
     def _update(self, output: LossOutput) -> Tensor:
@@ -170,34 +173,43 @@ class Trainer:
         return norm
 
     def _note(self, figures: dict[str, Tensor]) -> dict[str, float] | None:
-        """Adds figures to the window; at its end, reads their means, logs them, and returns the line."""
+        """Adds figures to the window, and closes it where a line is due."""
         for name, figure in figures.items():
             self._window[name] = self._window[name] + figure if name in self._window else figure
-        if self.step % self.log_every:
+        self._in_window += 1
+        return None if self.step % self.log_every else self._close_window()
+
+    def _close_window(self) -> dict[str, float] | None:
+        """Reads the means of the window, checks and logs them, and returns the line; `None` for an empty window."""
+        means = self._check_window()
+        if not means:
             return None
-        line = {"step": self.step} | {name: float(total) / self.log_every for name, total in self._window.items()}
-        line |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "seconds": round(self._seconds, 3)}
-        self._window = {}
+        line = {"step": self.step} | means
+        line |= {"learning_rate": float(self.optimizer.param_groups[0]["lr"]), "seconds": round(self._seconds, 3)}
+        self._window, self._in_window = {}, 0
         self.metrics.append(line)
         if self.out_dir is not None:
             with (self.out_dir / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if name.startswith("energy") and abs(value) > self.energy_limit:
-                raise self._diverged(f"{name} is {value:.4g}, beyond energy_limit={self.energy_limit:g}.")
-        if line.get("acceptance_rate", 1.0) < FROZEN:
-            raise self._diverged(
-                f"the sampler accepts {line['acceptance_rate']:.1%} of its proposals, so the chains stand still and "
-                "the energies drift apart; take a smaller sampler step size or learning rate."
-            )
         return line
+
+    def _check_window(self) -> dict[str, float]:
+        """The means of the window so far, unless they say that training has diverged."""
+        means = {name: float(total) / self._in_window for name, total in self._window.items()}
+        for name, value in means.items():
+            if name.startswith("energy") and not abs(value) <= self.energy_limit:
+                raise self._diverged(f"{name} is {value:.4g}, beyond energy_limit={self.energy_limit:g}")
+        if means.get("acceptance_rate", 1.0) < FROZEN:
+            raise self._diverged(
+                f"the sampler accepts {means['acceptance_rate']:.1%} of its proposals, so the chains stand still and "
+                "the energies drift apart (take a smaller sampler step size or learning rate)"
+            )
+        return means
 
     def _diverged(self, reason: str) -> TrainingDivergedError:
         last = None if self.out_dir is None else newest_checkpoint(self.out_dir / "checkpoints")
         kept = "no checkpoint was written (give out_dir=)" if last is None else f"the last good checkpoint is {last}"
-        return TrainingDivergedError(
-            f"training diverged at step {self.step}: {reason} Nothing was updated since; {kept}."
-        )
+        return TrainingDivergedError(f"training diverged at step {self.step}: {reason.rstrip('.')}; {kept}.")
 
     # saving and resuming ----------------------------------------------------------------------------------------------
 
@@ -205,6 +217,7 @@ class Trainer:
         """Writes a checkpoint of everything that the rest of the run depends on."""
         if self.out_dir is None:
             return None
+        self._check_window()  # what has diverged is not saved over what has not
         optimizer_tensors, optimizer_rest = pack_optimizer(self.optimizer)
         tensors = {
             "model": self.model.state_dict(),
@@ -223,6 +236,7 @@ class Trainer:
             "seed": self.seed,
             "attempt": _ATTEMPT,
             "seconds": self._seconds,
+            "in_window": self._in_window,
             "ema_updates": None if self.ema is None else self.ema.n_updates,
             "optimizer": optimizer_rest,
             "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},
@@ -253,7 +267,8 @@ class Trainer:
         torch.set_rng_state(tensors["random"]["global"].cpu())
         if "global-device" in tensors["random"]:
             torch.cuda.set_rng_state(tensors["random"]["global-device"].cpu(), device)
-        self._window, self._seconds, self.step = dict(tensors.get("window", {})), info["seconds"], step
+        self._window, self._in_window = dict(tensors["window"]), info["in_window"]
+        self._seconds, self.step = info["seconds"], step
 
     def _begin(self, n_steps: int, resume: bool) -> None:
         if self.out_dir is None:
@@ -270,7 +285,8 @@ class Trainer:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         log = self.out_dir / "metrics.jsonl"
         written = read_metrics(log) if log.exists() else []
-        self.metrics = [line for line in written if line["step"] <= self.step]  # those after the checkpoint come again
+        kept = self.step - self._in_window  # what came after the checkpoint, or lies in its open window, comes again
+        self.metrics = [line for line in written if line["step"] <= kept]
         log.write_text("".join(json.dumps(line) + "\n" for line in self.metrics))
         if self.step < n_steps:
             self.save()
