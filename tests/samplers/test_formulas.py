@@ -64,9 +64,10 @@ def temperature(request):
 @pytest.mark.parametrize(("clamp", "clip"), [(None, None), ((-0.5, 1.0), None), (None, 0.3), ((-0.5, 1.0), 0.3)])
 @pytest.mark.parametrize("s", [0.0, 1.0, 0.7])
 def test_langevin(event, temperature, s, clamp, clip, generator):
-    sampler, h = LangevinDynamics(Skewed(), clamp=clamp, gradient_clip=clip), 0.05
+    sampler, h = LangevinDynamics(Skewed(), clamp=clamp), 0.05
     target, state, (xi,) = setup(sampler, event, generator)
-    new, info = sampler.step(state, (xi,), target, temperature=temperature, step_size=h, noise_scale=s)
+    now = {"step_size": h, "noise_scale": s, "gradient_clip": clip}
+    new, info = sampler.step(state, (xi,), target, temperature=temperature, **now)
     for i in range(N):
         gradient = dE(state.x[i])
         if clip is not None:
