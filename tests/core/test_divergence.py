@@ -90,7 +90,7 @@ def test_where_no_chain_can_move_sample_raises(case, energy):
 
 
 def test_where_some_cannot_move_they_stay_flagged_and_one_warning_counts_them(case, generator):
-    x = torch.tensor([[1.0], [-50.0], [2.0], [-60.0], [1.5]])
+    x = torch.tensor([[0.8], [-50.0], [2.0], [-60.0], [1.5]])
     sampler = case.make(half_space, **{case.positive: 0.01})
     with pytest.warns(SamplingDivergenceWarning) as record:
         trajectory, noted = sampler.sample(x, n_steps=20, generator=generator, **EVERYTHING)

@@ -11,7 +11,7 @@ from torchebm.samplers import batch_sample_chain
 def test_batches(case, n_samples, sizes, seeded):
     sampler, one, two = case.make(HarmonicModel()), seeded(), seeded()
     x = batch_sample_chain(sampler, dim=2, n_steps=5, n_samples=n_samples, batch_size=10, generator=one)
-    parts = [sampler.sample(dim=2, n_steps=5, n_samples=size, generator=two) for size in sizes]
+    parts = [sampler.sample_chain(dim=2, n_steps=5, n_samples=size, generator=two) for size in sizes]
     assert torch.equal(x, torch.cat(parts))
 
 

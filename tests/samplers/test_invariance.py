@@ -10,7 +10,14 @@ import scipy.stats
 import torch
 
 from torchebm.core import EnergyModel, GaussianMixtureModel, GaussianModel, Target
-from torchebm.samplers import HamiltonianMonteCarlo, MetropolisHastings
+from torchebm.samplers import (
+    BarkerProposal,
+    ChEESHamiltonianMonteCarlo,
+    HamiltonianMonteCarlo,
+    MetropolisAdjustedLangevin,
+    MetropolisHastings,
+    UnderdampedLangevin,
+)
 
 F64 = torch.float64
 N = 40_000
@@ -21,9 +28,27 @@ SETTINGS = {
     "HMC, unstable steps": lambda model: HamiltonianMonteCarlo(model, 2.5, 4),
     "HMC, one step": lambda model: HamiltonianMonteCarlo(model, 0.9, 1),
     "HMC, heavy": lambda model: HamiltonianMonteCarlo(model, 1.5, 3, mass=2.5),
+    "HMC, step sizes that vary": lambda model: HamiltonianMonteCarlo(model, 1.0, 3, jitter=0.5),
+    "HMC, paths that vary": lambda model: HamiltonianMonteCarlo(model, 0.8, 5, path_jitter=0.8),
+    "HMC, momentum kept": lambda model: HamiltonianMonteCarlo(model, 0.6, 2, momentum_refresh=0.1),
+    "HMC, momentum kept, all that varies": lambda model: HamiltonianMonteCarlo(
+        model, 1.2, 3, mass=2.5, jitter=0.3, path_jitter=0.5, momentum_refresh=0.3
+    ),
+    "ChEES": lambda model: ChEESHamiltonianMonteCarlo(model, 0.5, 2.0),
+    "ChEES, unstable steps": lambda model: ChEESHamiltonianMonteCarlo(model, 2.5, 8.0, mass=0.7),
     "MH, small steps": lambda model: MetropolisHastings(model, 0.2),
     "MH, large steps": lambda model: MetropolisHastings(model, 2.0),
     "MH, far too large steps": lambda model: MetropolisHastings(model, 30.0),
+    "MALA, small steps": lambda model: MetropolisAdjustedLangevin(model, 0.05),
+    "MALA, large steps": lambda model: MetropolisAdjustedLangevin(model, 1.0),
+    "MALA, far too large steps": lambda model: MetropolisAdjustedLangevin(model, 5.0),
+    "Barker, small steps": lambda model: BarkerProposal(model, 0.2),
+    "Barker, large steps": lambda model: BarkerProposal(model, 2.0),
+    "Barker, far too large steps": lambda model: BarkerProposal(model, 30.0),
+    "underdamped, small steps": lambda model: UnderdampedLangevin(model, 0.2, 1.0, metropolised=True),
+    "underdamped, large steps": lambda model: UnderdampedLangevin(model, 1.0, 0.3, metropolised=True),
+    "underdamped, unstable steps": lambda model: UnderdampedLangevin(model, 2.5, 0.5, metropolised=True),
+    "underdamped, heavy": lambda model: UnderdampedLangevin(model, 1.5, 2.0, mass=2.5, metropolised=True),
 }
 
 
@@ -129,7 +154,7 @@ def test_temperature_scales_the_density(make, gumbel, seeded):
     target, own = Target(gumbel), Target(tempered.model)
     with torch.no_grad():
         one = sampler.advance(
-            sampler.init(x, target, None), 0, 5, target=target, generator=seeded(1), temperature=2.0
+            sampler.init(x, target, seeded(2)), 0, 5, target=target, generator=seeded(1), temperature=2.0
         ).x
-        other = tempered.advance(tempered.init(x, own, None), 0, 5, target=own, generator=seeded(1)).x
+        other = tempered.advance(tempered.init(x, own, seeded(2)), 0, 5, target=own, generator=seeded(1)).x
     torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)

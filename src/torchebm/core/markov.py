@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .adaptation import Adaptation
+from .bijections import pull_back
 from .checks import integer
 from .divergence import DivergenceWatch
 from .model import evaluating
@@ -16,6 +18,7 @@ from .progress import progress_bar
 from .random import check_generator, randn
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
 from .sampler import BaseSampler
+from .schedulers import ConstantScheduler
 from .shapes import select, sum_event
 from .target import Target
 
@@ -72,6 +75,14 @@ class MarkovSampler(BaseSampler):
     """Whether the kernel reads the target's gradient."""
     divergence_advice = "a smaller step_size"
     """What to change when chains diverge."""
+    tuned_parameter: str | None = None
+    """The scheduled parameter that a warm-up tunes, unless the user put it on a schedule."""
+    target_acceptance: float | None = None
+    """The acceptance rate that it is tuned to; `None` for a warm-up that tunes nothing."""
+    tuning: dict[str, Any] | None = None
+    """What the last warm-up found: the parameters, the kind of mass, the acceptance rate reached, and its length."""
+    untuned: Mapping[str, tuple[Any, Any]] = {}
+    """For each parameter that a warm-up wrote, what it wrote and what the user had given."""
 
     @abstractmethod
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Any:
@@ -98,6 +109,50 @@ class MarkovSampler(BaseSampler):
         """The energies of a state: cached where the kernel keeps them, evaluated otherwise."""
         cached = getattr(state, "energy", None)
         return target.energy(state.x) if cached is None else cached
+
+    # tuning -----------------------------------------------------------------------------------------------------------
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        """What tunes the sampler during a warm-up of `n_warmup` transitions; `None` for nothing."""
+        return None
+
+    def warm_up(self, x: Float[Tensor, " chain *event"] | None = None, n_steps: int = 1000,
+                **options: Any) -> SamplerState:  # fmt: skip
+        """Tunes the sampler, and takes the chains to where they may be sampled from.
+
+        Args:
+            x: Starting points, as for `sample`; left out, they are standard normal.
+            n_steps: Transitions.
+            **options: As for `sample`: `n_samples`, `dim`, `generator`, `model_kwargs`, `progress`, `state`.
+
+        Returns:
+            What `sample(state=...)` continues from. What was found is in `tuning`, and stays in force.
+        """
+        return self.run(x, n_steps=0, n_warmup=n_steps, **options).state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Constant parameters, the mass and the report of a warm-up: numbers, strings and tensors."""
+        constant = {n: s.start_value for n, s in self.schedulers.items() if isinstance(s, ConstantScheduler)}
+        mass = {"mass": self.mass} if hasattr(self, "mass") else {}
+        return {"parameters": constant, **mass, "tuning": None if self.tuning is None else dict(self.tuning)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict()` of a sampler of this kind returned.
+
+        Raises:
+            ValueError: If it comes from another kind of sampler.
+        """
+        unknown = set(state["parameters"]) - set(self.schedulers)
+        if unknown or ("mass" in state) != hasattr(self, "mass"):
+            raise ValueError(
+                f"the saved state of another kind of sampler: {type(self).__name__} has {sorted(self.schedulers)}, "
+                f"the state {sorted(state['parameters'])}{' and a mass' if 'mass' in state else ''}."
+            )
+        for name, value in state["parameters"].items():
+            self.register_scheduler(name, value)
+        if "mass" in state:
+            self.mass = state["mass"]
+        self.tuning, self.untuned = state["tuning"], {}
 
     # the loop ---------------------------------------------------------------------------------------------------------
 
@@ -170,11 +225,7 @@ class MarkovSampler(BaseSampler):
             return own + sum_event(transform.log_abs_det_jacobian(state.x, transform(state.x)))
 
         with evaluating(self.model):
-            x = self._starting_points(x, dim, n_samples, state, generator)
-            if state is not None:
-                z = state.x
-            else:
-                z = x if transform is None else cast(Tensor, transform.inv(x)).to(x.dtype)
+            x, z = self._starting_points(x, dim, n_samples, state, generator)
             moves = n_steps + n_warmup > 0 and len(x) > 0
             stuck = self._stuck(z, target) if moves else None
             held = None if self.can_reject else stuck  # without a slope they could only become NaN
@@ -194,8 +245,8 @@ class MarkovSampler(BaseSampler):
                 wanted: list[Observer] = [record] if store is not None or diagnostics else []
                 if moves:
                     options = {"target": target, "generator": generator, "held": held}
-                    at_first = {name: values * n_warmup for name, values in self.parameter_table(start, 1).items()}
-                    kernel = self.advance(kernel, start, n_warmup, parameters=at_first, observe=_all(always), **options)
+                    kernel = self._warm_up(kernel, start, n_warmup, observe=_all(always), **options)
+                    parameters = self.parameter_table(start, n_steps)  # as tuned
                     observe = _all(always + wanted)
                     kernel = self.advance(kernel, start, n_steps, parameters=parameters, observe=observe, **options)
         for scheduler in self._distinct_schedulers():
@@ -208,6 +259,29 @@ class MarkovSampler(BaseSampler):
             diagnostics=record.finish(parameters),
             state=SamplerState(kernel, start + n_steps),
         )
+
+    def _warm_up(self, state: Any, start: int, n_warmup: int, *, target: Target, generator: torch.Generator | None,
+                 observe: Observer | None, held: Tensor | None) -> Any:  # fmt: skip
+        """Transitions at the schedules' first values, except for what an adaptation tunes."""
+        at_first = self.parameter_table(start, 1)
+        options: dict[str, Any] = {"target": target, "generator": generator, "held": held}
+        adaptation = self.adaptation(n_warmup) if n_warmup else None
+        if adaptation is None:
+            table = {name: values * n_warmup for name, values in at_first.items()}
+            return self.advance(state, start, n_warmup, parameters=table, observe=observe, **options)
+        try:
+            state, now = adaptation.begin(state, target, generator)
+            seen: list[Any] = []
+            watched = _all([lambda i, state, info: seen.append(info), *([] if observe is None else [observe])])
+            for i in range(n_warmup):
+                table = at_first | {name: [value] for name, value in now.items()}
+                state = self.advance(state, start, 1, parameters=table, observe=watched, **options)
+                now = adaptation.update(i, state, seen.pop())
+        except BaseException:
+            adaptation.abandon()
+            raise
+        adaptation.finish()
+        return state
 
     def sample(self, x: Float[Tensor, " chain *event"] | None = None, dim: int | tuple[int, ...] | None = None,
                n_steps: int = 100, n_samples: int = 1, thin: int = 1, return_trajectory: bool = False,
@@ -229,6 +303,7 @@ class MarkovSampler(BaseSampler):
                 `step_size`, each `[chain, draw]`; `mean` and `var` over chains, each `[draw, *event]`.
             reset_schedulers: Begin schedules at step 0; otherwise they go on where the last call left them.
             n_warmup: Transitions before the first that counts, at the schedules' first values; they are not returned.
+                Samplers with a `target_acceptance` tune themselves in them, and stay as tuned: see `tuning`.
             model_kwargs: Keyword arguments for the model's `forward`, such as labels.
             generator: Source of all randomness; PyTorch's default generator if left out.
             progress: Show a progress bar.
@@ -241,7 +316,8 @@ class MarkovSampler(BaseSampler):
             or the state were asked for.
 
         Raises:
-            ValueError: If every chain starts where energy or gradient is not finite, or an argument makes no sense.
+            ValueError: If every chain starts where energy or gradient is not finite, a chain starts outside the support
+                of the model, or an argument makes no sense.
             TypeError: If `x` is not a tensor.
         """
         run = self.run(x, dim, n_steps, n_samples, thin, n_warmup=n_warmup, reset_schedulers=reset_schedulers,
@@ -255,11 +331,13 @@ class MarkovSampler(BaseSampler):
     # the boundary: everything is checked here, once -------------------------------------------------------------------
 
     def _starting_points(self, x: Tensor | None, dim: int | tuple[int, ...] | None, n_samples: int,
-                         state: SamplerState | None, generator: torch.Generator | None) -> Tensor:  # fmt: skip
-        """A tensor of its own, `[chain, *event]`, in the user's coordinates."""
+                         state: SamplerState | None,
+                         generator: torch.Generator | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Tensors of their own, `[chain, *event]`: in the user's coordinates, and in those of the sampler."""
         n_samples = integer("n_samples", n_samples)
         shape = self.model.event_shape if dim is None else _event_shape(dim)
         inner, transform = self.model.coordinates()
+        z = None if state is None else state.x
         if state is not None:
             own = state.x.clone() if transform is None else cast(Tensor, transform(state.x)).to(state.x.dtype)
             if n_samples not in (1, len(own)):
@@ -275,8 +353,8 @@ class MarkovSampler(BaseSampler):
                 )
             check_generator(generator, self.device)
             walked = shape if transform is None else inner.event_shape or transform.inverse_shape(shape)
-            x = randn((n_samples, *walked), generator=generator, dtype=self.dtype, device=self.device)
-            x = x if transform is None else cast(Tensor, transform(x)).to(x.dtype)
+            z = randn((n_samples, *walked), generator=generator, dtype=self.dtype, device=self.device)
+            x = z if transform is None else cast(Tensor, transform(z)).to(z.dtype)
         else:
             x = self._own(x)
             if n_samples not in (1, len(x)):
@@ -294,7 +372,9 @@ class MarkovSampler(BaseSampler):
             raise ValueError(
                 f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device)."
             )
-        return x
+        if z is None:
+            z = x if transform is None else pull_back(transform, x)
+        return x, z
 
     def _own(self, x: Tensor) -> Tensor:
         """The caller's points, checked and copied, where and as the sampler shall work."""

@@ -9,9 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from torch.distributions.constraints import Constraint
     from torch.distributions.transforms import Transform
 
+    from .bijections import Block
     from .composite import MixtureModel, WeightedSum
+    from .transformed import ConstrainedModel
 
 __all__ = ["BaseModel", "EnergyModel", "evaluating", "mixture"]
 
@@ -23,8 +26,8 @@ class BaseModel(nn.Module):
     closed form derives from `ClosedFormModel` and writes `gradient` as well.
 
     Energies combine: `a + b` is the product of experts, `0.5 * a` scales, `a.tempered(T)` is $E / T$, `-a` turns wells
-    into hills, `mixture([a, b], weights)` adds densities. Keyword arguments of `forward` (labels, conditions) are given
-    to every method as `**model_kwargs`.
+    into hills, `mixture([a, b], weights)` adds densities, `a.transformed(constraint)` keeps to a part of space. Keyword
+    arguments of `forward` (labels, conditions) are given to every method as `**model_kwargs`.
 
     Attributes:
         event_shape: Shape of one point, where the model knows it; samplers then need no `dim`.
@@ -120,6 +123,27 @@ class BaseModel(nn.Module):
 
         return self * (1.0 / number("temperature", temperature, above=0.0))
 
+    def transformed(self, transform: "Transform | Constraint | Sequence[Block]") -> "ConstrainedModel":
+        """This density on its support, a part of space, with samplers that walk where there are no bounds.
+
+        Args:
+            transform: A constraint of `torch.distributions`, a bijection from real numbers, or, for a vector of several
+                parameters, a list of pairs (constraint, shape); see `ConstrainedModel`.
+
+        Example:
+            >>> from torch.distributions import Gamma, constraints
+            >>> from torchebm.samplers import HamiltonianMonteCarlo
+            >>> gamma = Gamma(3.0, 1.0, validate_args=False)
+            >>> model = EnergyModel(lambda x: -gamma.log_prob(x).sum(-1)).transformed(constraints.positive)
+            >>> sampler = HamiltonianMonteCarlo(model, step_size=0.5, n_leapfrog_steps=5)
+            >>> x = sampler.sample(dim=1, n_samples=1000, n_steps=30, generator=torch.Generator().manual_seed(0))
+            >>> bool(x.min() > 0), round(x.mean().item())
+            (True, 3)
+        """
+        from .transformed import ConstrainedModel
+
+        return ConstrainedModel(self, transform)
+
     def normalized(self) -> "WeightedSum":
         r"""$E(x) + \log Z$, so that $e^{-E}$ integrates to one; for models that know `log_z`."""
         if not hasattr(self, "log_z"):
@@ -164,8 +188,9 @@ def mixture(models: Sequence[BaseModel], weights: Sequence[float] | Tensor | Non
 
 def as_model(model: BaseModel | nn.Module | Callable[..., Tensor]) -> BaseModel:
     """A model as it is; a network or a function wrapped in `EnergyModel`."""
-    if not callable(model):
-        raise TypeError(f"model must be a BaseModel, a network or a function; got {type(model).__name__}.")
+    if not callable(model) or isinstance(model, type):
+        what = f"the class {model.__name__}, not an instance" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be a BaseModel, a network or a function; got {what}.")
     return model if isinstance(model, BaseModel) else EnergyModel(model)
 
 

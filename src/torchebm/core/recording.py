@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["Recorder", "TrajectoryFile", "TrajectoryTensor"]
 
+_COUNTS = {"n_steps": torch.add, "tree_depth": torch.maximum}  # of infos that have them, and how thinning combines them
+
 
 class Trajectory(Protocol):
     """Takes the draws of a run, one after the other."""
@@ -90,7 +92,8 @@ class Recorder:
     Args:
         x: The chains, for shapes, dtype and device.
         n_draws: Draws to keep.
-        thin: Transitions per draw; rates are averaged and flags collected over them.
+        thin: Transitions per draw; over them rates are averaged, flags collected, leapfrog steps (`n_steps`) summed,
+            and the largest `tree_depth` is kept.
         store: Takes the draws, if they are wanted.
         diagnostics: Whether diagnostics are wanted.
         to_user: Maps a state's `x` to the user's space.
@@ -118,6 +121,7 @@ class Recorder:
         if draw >= self.n_draws:
             return
         if self.diagnostics is not None:
+            self._count(draw, info, self.diagnostics)
             diverging = info.diverging if self.held is None else info.diverging | self.held
             self.diagnostics["diverging"][:, draw] |= diverging
             if "acceptance_rate" in self.diagnostics:
@@ -131,6 +135,14 @@ class Recorder:
                 self.diagnostics["diverging"][:, draw] |= ~energy.isfinite()
                 self.diagnostics["mean"][draw] = x.mean(0)
                 self.diagnostics["var"][draw] = x.var(0, correction=0)
+
+    def _count(self, draw: int, info: Any, diagnostics: dict[str, Tensor]) -> None:
+        """What trajectories of a length of their own report."""
+        for name, combine in _COUNTS.items():
+            count = getattr(info, name, None)
+            if count is not None:
+                kept = diagnostics.setdefault(name, count.new_zeros(len(count), self.n_draws))
+                kept[:, draw] = combine(kept[:, draw], count)
 
     def finish(self, parameters: Mapping[str, list[float]]) -> dict[str, Tensor] | None:
         """Closes the trajectory and returns the diagnostics, with the parameters that were in force at each draw."""

@@ -1,15 +1,17 @@
-"""Densities in other coordinates: pushed through a bijection, and standardised."""
+"""Densities in other coordinates: pushed through a bijection, standardised, or walked over without bounds."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-from .model import BaseModel
+from .bijections import Block, Blocks, bijection_onto, inside
+from .model import BaseModel, check_energy
 from .shapes import sum_event
 
 __all__ = ["LinearTransform", "StandardizedModel", "TransformedModel", "units"]
@@ -123,6 +125,125 @@ def units(flat: Float[Tensor, "n d"], by: Literal["column", "event"]) -> Float[T
     """
     spread = flat.std(0) if by == "column" else flat.std(0).square().mean().sqrt().expand(flat.shape[1])
     return torch.where(spread > 0, spread, 1.0)
+
+
+class ConstrainedModel(BaseModel):
+    r"""A density on a part of space, with samplers that walk where there are no bounds; `model.transformed` makes it.
+
+    $E_z(z) = E(T(z)) - \log |\det \partial T / \partial z|$, with draws $x = T(z)$
+
+    It is the density of the model it is made from, and infinite in energy outside the support: energies, gradients,
+    starting points and draws are in the user's space. Samplers see $E_z$, a density over all of space.
+
+    Args:
+        inner: The energy of x. It is evaluated inside the support only.
+        transform: Onto where x lives: a constraint of `torch.distributions`, `ordered` or `correlation_matrix` of
+            `torchebm.core.bijections`, or a bijection from real numbers; for a vector of several parameters a list of
+            pairs (constraint, shape), or `Blocks`, which also tells them apart in the energy.
+
+    Raises:
+        ValueError: If no bijection leads onto the support, or its shape is not the model's.
+
+    Note:
+        Volume is measured as usual: on a simplex in its first K - 1 entries, as for the Dirichlet density, among
+        correlations in the entries below the diagonal, as for the LKJ density. A sampler's temperature tempers $E_z$,
+        its Jacobian included; `model.tempered(T).transformed(...)` tempers E. Sums and multiples of the result walk in
+        x again, so constrain last: `(prior + likelihood).transformed(...)`. The inner energy and gradient are evaluated
+        as often as without, and in closed form where they have one. Give distributions of torch that the energy uses
+        `validate_args=False`: a proposal that is not finite is then a rejection, and no error.
+
+    References: Carpenter et al. (2017), https://doi.org/10.18637/jss.v076.i01
+
+    Example:
+        >>> from torchebm.core import EnergyModel
+        >>> from torchebm.core.bijections import Blocks
+        >>> from torchebm.samplers import HamiltonianMonteCarlo
+        >>> y = torch.tensor([1.2, 3.1, 2.4, 0.7, 2.6])
+        >>> parameters = Blocks([(constraints.real, ()), (constraints.positive, ())])
+        >>> def energy(x):  # y ~ Normal(mean, scale), mean ~ Normal(0, 10), scale ~ Exponential(1)
+        ...     mean, scale = parameters.split(x)  # each [chain]
+        ...     residual = (y - mean.unsqueeze(1)) / scale.unsqueeze(1)  # [chain, 5]
+        ...     return (0.5 * residual**2).sum(1) + len(y) * scale.log() + mean**2 / 200 + scale
+        >>> model = EnergyModel(energy).transformed(parameters)
+        >>> sampler = HamiltonianMonteCarlo(model, step_size=0.2, n_leapfrog_steps=8)
+        >>> start = torch.tensor([[0.0, 2.0]]).repeat(500, 1)  # mean and scale, as in the energy and in the draws
+        >>> x = sampler.sample(start, n_steps=50, generator=torch.Generator().manual_seed(0))
+        >>> bool((x[:, 1] > 0).all()), bool((x.mean(0) - torch.tensor([1.99, 1.17])).abs().max() < 0.1)
+        (True, True)
+    """
+
+    def __init__(self, inner: BaseModel, transform: Transform | Constraint | Sequence[Block]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.transform = bijection_onto(transform)
+        self.event_shape = inner.event_shape
+        if isinstance(self.transform, Blocks):
+            if inner.event_shape not in (None, self.transform.event_shape):
+                raise ValueError(
+                    f"the blocks make vectors of length {self.transform.size}; the model is about points of shape "
+                    f"{list(inner.event_shape or ())}."
+                )
+            self.event_shape = self.transform.event_shape
+
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+        energy = self.inner(x, **model_kwargs)
+        return torch.where(inside(self.transform.codomain, x), energy, torch.inf)
+
+    def energy_and_gradient(
+        self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
+        energy, gradient = self.inner.energy_and_gradient(x, **model_kwargs)
+        return torch.where(inside(self.transform.codomain, x), energy, torch.inf), gradient
+
+    def coordinates(self) -> tuple[BaseModel, Transform]:
+        return PulledBackModel(self.inner, self.transform, self.event_shape), self.transform
+
+
+class PulledBackModel(BaseModel):
+    r"""The density of $z = T^{-1}(x)$ when x has the energy E: what samplers of a `ConstrainedModel` walk on.
+
+    $E_z(z) = E(T(z)) - \log |\det \partial T / \partial z|$
+
+    Args:
+        inner: The energy of x.
+        transform: $T$.
+        event_shape: Shape of x, if it is known.
+    """
+
+    def __init__(self, inner: BaseModel, transform: Transform, event_shape: torch.Size | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.transform = transform
+        if event_shape is not None:
+            self.event_shape = torch.Size(transform.inverse_shape(event_shape))
+
+    def forward(self, z: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+        x, log_det = self._push(z)
+        energy = self.inner(x, **model_kwargs)
+        check_energy(energy, x)
+        return energy - log_det
+
+    def energy_and_gradient(
+        self, z: Float[Tensor, " batch *event"], **model_kwargs: Tensor
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
+        r"""Both, the inner gradient carried over by the chain rule: $J^\top \nabla E - \nabla \log |\det J|$."""
+        if torch.compiler.is_compiling():
+            return super().energy_and_gradient(z, **model_kwargs)
+        with torch.inference_mode(False), torch.enable_grad():
+            y = (z.clone() if z.is_inference() else z).detach().requires_grad_()
+            x, log_det = self._push(y)
+            energy, gradient = self.inner.energy_and_gradient(x.detach(), **model_kwargs)
+            check_energy(energy, x)
+            outputs, weights = [x], [gradient.to(x.dtype)]
+            if log_det.requires_grad:
+                outputs, weights = [x, log_det], [*weights, -torch.ones_like(log_det)]
+            (gradient,) = torch.autograd.grad(outputs, y, weights)
+        return energy - log_det.detach(), gradient
+
+    def _push(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        x = cast(Tensor, self.transform(z))
+        log_det = sum_event(self.transform.log_abs_det_jacobian(z, x))  # [batch]
+        return x.to(z.dtype), log_det  # bounds of another dtype do not change that of the chains
 
 
 class LinearTransform(Transform):

@@ -1,4 +1,4 @@
-"""What Hamiltonian samplers share: the metric of the momentum, and the leapfrog integrator."""
+"""What Hamiltonian samplers share: the metric of the momentum, its place on a sampler, and the leapfrog integrator."""
 
 from typing import Protocol
 
@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchebm.core.checks import number
+from torchebm.core.markov import MarkovSampler
 from torchebm.core.shapes import add_scaled, sum_event
 from torchebm.core.target import Target
 
-__all__ = ["DenseMass", "DiagonalMass", "Mass", "ScalarMass", "as_mass", "leapfrog"]
+__all__ = ["DenseMass", "DiagonalMass", "HamiltonianSampler", "Mass", "ScalarMass", "as_mass", "leapfrog"]
 
 
 class Mass(Protocol):
@@ -117,6 +118,32 @@ def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> M
     )
 
 
+class HamiltonianSampler(MarkovSampler):
+    """A sampler whose momentum has a mass: `sampler.mass = ...` at any time, `metric(x)` in its step."""
+
+    _mass: float | Tensor | None = None
+    _metric: tuple[object, Mass] | None = None
+
+    @property
+    def mass(self) -> float | Tensor | None:
+        """The mass as it was given; what is derived from it follows when it changes."""
+        return self._mass
+
+    @mass.setter
+    def mass(self, mass: float | Tensor | None) -> None:
+        if mass is not None and not isinstance(mass, Tensor):
+            mass = number("mass", mass, above=0.0)
+        self._mass, self._metric = mass, None
+
+    def metric(self, x: Float[Tensor, " chain *event"]) -> Mass:
+        """The mass for chains like `x`; factorised once for each mass, event shape, dtype and device."""
+        version = self._mass._version if isinstance(self._mass, Tensor) else 0
+        key = (version, x.shape[1:], x.dtype, x.device)
+        if self._metric is None or self._metric[0] != key:
+            self._metric = (key, as_mass(self._mass, x))
+        return self._metric[1]
+
+
 def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass, step_size: float | Tensor,
              kick: float | Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     r"""Integrates Hamilton's equations.
@@ -146,3 +173,36 @@ def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass,
         energy, gradient = target(x)
         p = add_scaled(p, -kick if i < n_steps - 1 else -0.5 * kick, gradient)
     return x, p, energy, gradient
+
+
+def whiten(mass: Mass, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
+    r"""$M^{-1/2} p$, the inverse of `mass.momentum`: standard normal if p is a momentum."""
+    if isinstance(mass, DenseMass):
+        flat = p.reshape(-1, len(mass.factor)).T
+        return torch.linalg.solve_triangular(mass.factor, flat, upper=False).T.reshape(p.shape)
+    return p / mass.momentum(torch.ones_like(p[:1]))
+
+
+def squared_length(mass: Mass, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
+    r"""$x^\top M x$, one a chain."""
+    if isinstance(mass, DenseMass):
+        return (x.reshape(-1, len(mass.factor)) @ mass.factor.to(x.dtype)).square().sum(1)  # rows: (L^T x)^T
+    return sum_event((x * mass.momentum(torch.ones_like(x[:1]))).square())
+
+
+def variances(mass: Mass, x: Float[Tensor, " chain *event"]) -> Float[Tensor, " d"]:
+    r"""The diagonal of $M^{-1}$, over the flattened event: what the mass takes for the variances of x."""
+    if isinstance(mass, DenseMass):
+        return mass.inverse.diagonal()
+    return mass.velocity(torch.ones_like(x[:1])).flatten()
+
+
+def radical_inverse(k: int) -> float:
+    """The binary digits of k mirrored at the point: 1/2, 1/4, 3/4, 1/8, ... for k = 1, 2, ...
+
+    Van der Corput's sequence, which is Halton's in base 2: it fills (0, 1) evenly, from any k on.
+    """
+    value, weight = 0.0, 0.5
+    while k:
+        value, weight, k = value + weight * (k & 1), weight / 2, k >> 1
+    return value

@@ -1,0 +1,187 @@
+"""Hamiltonian Monte Carlo with a path length that is learned across chains."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torchebm.core.adaptation import Adaptation
+from torchebm.core.checks import integer
+from torchebm.core.model import BaseModel
+from torchebm.core.sampler import SamplerOptions, Scheduled
+from torchebm.core.schedulers import BaseScheduler, ConstantScheduler
+from torchebm.core.shapes import select, sum_event
+from torchebm.core.target import Target
+
+from .hamiltonian import radical_inverse, squared_length
+from .hmc import Evaluated, HamiltonianMonteCarlo
+from .warmup import MassKind, Warmup, is_live, tunable, wide
+
+__all__ = ["ChEESHamiltonianMonteCarlo"]
+
+
+class TrajectoryInfo(NamedTuple):
+    """What a transition reports, with the end of its trajectory, which the path length is learned from."""
+
+    acceptance_rate: Float[Tensor, " chain"]
+    diverging: Bool[Tensor, " chain"]
+    x: Float[Tensor, " chain *event"]
+    """The proposal, accepted or not."""
+    p: Float[Tensor, " chain *event"]
+    """Its momentum."""
+
+
+class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
+    r"""Hamiltonian Monte Carlo that finds its own path length: the choice for many chains in lockstep.
+
+    Transition k integrates for $u_k T$ with $u_k = \tfrac12, \tfrac14, \tfrac34, \tfrac18, \dots$ (Halton's sequence),
+    in $\lceil u_k T / h \rceil$ leapfrog steps, the same for all chains. A warm-up maximises over T the change in the
+    estimator of the expected square, $\tfrac14\, \mathrm E (\lVert x' - \mathrm E x \rVert^2 - \lVert x - \mathrm E x
+    \rVert^2)^2$ with distances in units of the mass, by stochastic gradient ascent over all chains, while it tunes step
+    size and mass.
+
+    Args:
+        model: The energy.
+        step_size: $h$.
+        path_length: $T$, the longest path, in units where the mass is 1; half of it is the mean.
+        mass: $M$, as for `HamiltonianMonteCarlo`.
+        max_leapfrog_steps: Bound on the steps of one transition.
+        target_acceptance: The rate that a warm-up tunes $h$ to: the harmonic mean over chains.
+        adapt_mass: What a warm-up makes of the mass: `"diagonal"`, `"dense"` or `None` to leave it.
+        **options: `dtype`, `device`, `precision`.
+
+    Note:
+        Exact, at any h and T, once the warm-up is over. About T / 2h gradients a transition. A warm-up needs two chains
+        or more, some dozens as a rule; it reads two numbers on the host for each transition. Without one, h and T stay
+        as given.
+
+    References: Hoffman, Radul & Sountsov (2021), http://proceedings.mlr.press/v130/hoffman21a.html
+
+    Example:
+        >>> from torchebm.core import GaussianModel
+        >>> model = GaussianModel(torch.zeros(2), torch.tensor([[100.0, 0.0], [0.0, 0.01]]))
+        >>> sampler = ChEESHamiltonianMonteCarlo(model)
+        >>> x = sampler.sample(n_samples=64, n_steps=10, n_warmup=200, generator=torch.Generator().manual_seed(0))
+        >>> bool(5 < x[:, 0].std() < 20), bool(0.05 < x[:, 1].std() < 0.2)
+        (True, True)
+    """
+
+    step_size = Scheduled(above=0.0)
+    path_length = Scheduled(above=0.0)
+
+    def __init__(self, model: BaseModel | Callable[..., Tensor],
+                 step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
+                 path_length: float | BaseScheduler | Callable[[int], float] = 1.0,
+                 mass: float | Float[Tensor, "..."] | None = None, *, max_leapfrog_steps: int = 1000,
+                 target_acceptance: float | None = 0.8, adapt_mass: MassKind | None = "diagonal",
+                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+        super().__init__(model, step_size, mass=mass, target_acceptance=target_acceptance, adapt_mass=adapt_mass,
+                         **options)  # fmt: skip
+        self.path_length = path_length
+        self.max_leapfrog_steps = integer("max_leapfrog_steps", max_leapfrog_steps, at_least=1)
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        fixed = isinstance(self.schedulers["path_length"], ConstantScheduler)
+        return PathLengthWarmup(self, n_warmup, self.adapt_mass) if fixed and tunable(self) else None
+
+    def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
+        table = super().parameter_table(start, n_steps)
+        longest = table["path_length"]
+        table["path_length"] = [radical_inverse(start + k + 1) * longest[k] for k in range(n_steps)]
+        return table
+
+    def step(self, state: Evaluated, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
+             step_size: float, path_length: float) -> tuple[Evaluated, TrajectoryInfo]:  # fmt: skip
+        n_steps = min(self.max_leapfrog_steps, max(1, math.ceil(path_length / step_size)))
+        end, p, accepted, info = self.propose(state, noise[0], noise[1], target, temperature, step_size, n_steps)
+        return select(accepted, end, state), TrajectoryInfo(*info, end.x, p)
+
+
+class PathLengthWarmup(Warmup):
+    r"""Learns the path length with step size and mass.
+
+    The gradient of the criterion with respect to $\log T$ is estimated by the mean over chains, weighted by their
+    acceptance rates, of $\tau\,(\lVert x' - \bar x' \rVert_M^2 - \lVert x - \bar x \rVert_M^2)\,(x' - \bar x')^\top p'$
+    for a path of length τ, and followed by Adam, which sees only its sign and relative size.
+    """
+
+    rate, decay = 0.025, 0.95  # of Adam, without momentum
+    quarter = math.pi / 2  # a quarter period where the density is normal and the mass fits
+
+    def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
+        if len(state.x) < 2:
+            raise ValueError(
+                f"{type(self.sampler).__name__} learns its path length across chains, and needs two or more of them in "
+                f"its warm-up, some dozens as a rule; got {len(state.x)}. For one chain: NoUTurnSampler."
+            )
+        self._i, self._x = 0, state.x
+        scaled = self.mass is not None and self._given["mass"] is None
+        first = self.quarter if scaled else self._given["path_length"].value(0)
+        self._square = torch.zeros((), dtype=wide(state.x), device=state.x.device)
+        self._log_length = self._log_average = self._square + math.log(first)
+        return super().begin(state, target, generator)
+
+    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
+        self._i = i + 1
+        self._climb(state, info)
+        self._x = state.x
+        return super().update(i, state, info)
+
+    def acceptance(self, info: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
+        """The harmonic mean over chains, times the share that did not diverge: it heeds the worst chains."""
+        going = live & ~info.diverging
+        n = going.sum()
+        harmonic = n / torch.where(going, 1 / info.acceptance_rate, 0.0).to(wide(self._x)).sum()
+        return torch.where(n > 0, harmonic * n / live.sum(), 0.0)
+
+    def parameters(self) -> dict[str, Any]:
+        h, longest = torch.stack([self.dual.log_step, self._log_length]).exp().tolist()  # the host's one look
+        self._path = radical_inverse(self._i + 1) * min(longest, self._most_steps() * h)
+        return {self.name: h, "path_length": self._path}
+
+    def found(self) -> dict[str, ConstantScheduler]:
+        return {"path_length": ConstantScheduler(float(self._log_average.exp()))}
+
+    def tuned_names(self) -> list[str]:
+        return [self.name, "path_length"]
+
+    def _most_steps(self) -> int:
+        """Short trajectories while the mass may be far off: they would be long ones in the wrong direction."""
+        return min(20, self.sampler.max_leapfrog_steps) if self.in_fast_phase else self.sampler.max_leapfrog_steps
+
+    def _restart(self, state: Any, step_size: float) -> None:
+        super()._restart(state, step_size)
+        self._n, self._square = 0, torch.zeros_like(self._square)
+        self._shortest = float(self.dual.log_step)
+
+    def _climb(self, state: Any, info: Any) -> None:
+        """One step of Adam on the logarithm of the path length."""
+        if self.in_fast_phase:
+            return
+        gradient, self._n = self._gradient(info, is_live(state)), self._n + 1
+        self._square = self.decay * self._square + (1 - self.decay) * gradient * gradient
+        scale = (self._square / (1 - self.decay**self._n)).sqrt()
+        moved = self._log_length + self.rate * torch.where(scale > 0, gradient / scale, 0.0)
+        self._log_length = moved.clamp(self._shortest, self._shortest + math.log(self.sampler.max_leapfrog_steps))
+        weight = self._n**-0.5
+        self._log_average = weight * self._log_length + (1 - weight) * self._log_average
+
+    def _gradient(self, info: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
+        """Of the criterion, with respect to the logarithm of the path length, up to a factor."""
+        metric, dtype = self.sampler.metric(self._x), wide(self._x)
+        weight = torch.where(live & ~info.diverging, info.acceptance_rate, 0.0).to(dtype)  # [chain]
+        used = weight > 0
+        weight = weight / weight.sum().clamp(min=torch.finfo(dtype).tiny)
+
+        def centred(x: Tensor, share: Tensor) -> Tensor:  # [chain, *event]
+            flat = torch.where(used.unsqueeze(1), x.reshape(len(x), -1).to(dtype), 0.0)
+            return (flat - share @ flat).view_as(x)
+
+        start = centred(self._x, used.to(dtype) / used.sum().clamp(min=1))
+        end = centred(info.x, weight)
+        grown = squared_length(metric, end) - squared_length(metric, start)
+        slope = sum_event(end * info.p)
+        return self._path * torch.where(used, weight * grown * slope, 0.0).sum()

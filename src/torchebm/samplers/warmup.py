@@ -1,0 +1,358 @@
+"""Warm-up: step size by dual averaging, mass from the moments of all chains in windows that double."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torchebm.core.checks import number
+from torchebm.core.markov import MarkovSampler
+from torchebm.core.random import normal_
+from torchebm.core.schedulers import ConstantScheduler
+from torchebm.core.target import Target
+
+from .hamiltonian import DenseMass, leapfrog, variances
+
+__all__ = ["DualAveraging", "PooledMoments", "Warmup", "find_step_size", "window_ends"]
+
+MassKind = Literal["diagonal", "dense"]
+
+
+class DualAveraging:
+    r"""Moves the logarithm of a step size until a statistic, the acceptance rate, meets its target.
+
+    $\bar g_t = (1 - \tfrac1{t + t_0}) \bar g_{t-1} + \tfrac1{t + t_0} (\delta - a_t)$, then
+    $\log h_t = \mu - \tfrac{\sqrt t}{\gamma} \bar g_t$, and $\log \bar h_t$ averages them with weights
+    $t^{-\kappa}$; δ is the target, $a_t$ what transition t reached, μ the value that it is drawn to.
+
+    Args:
+        step_size: Where to start.
+        target: $\delta$.
+        like: A tensor on the device of the chains.
+
+    References: Hoffman & Gelman (2014), https://jmlr.org/papers/v15/hoffman14a.html; Nesterov (2009),
+    https://doi.org/10.1007/s10107-007-0149-x
+    """
+
+    gamma, t0, kappa = 0.05, 10.0, 0.75
+    boldness = 10.0  # large steps cost less to try than small ones, so it is drawn to larger ones than the first
+
+    def __init__(self, step_size: float, target: float, like: Tensor) -> None:
+        self.target, self.t = target, 0
+        self.mu = math.log(self.boldness * step_size)
+        self.mean_error = torch.zeros((), dtype=wide(like), device=like.device)
+        self.log_step = self.mean_error + math.log(step_size)
+        self.log_average = self.log_step
+
+    def update(self, acceptance: Float[Tensor, ""]) -> None:
+        """Takes note of one transition at `step_size`."""
+        self.t += 1
+        share = 1 / (self.t + self.t0)
+        self.mean_error = (1 - share) * self.mean_error + share * (self.target - acceptance)
+        self.log_step = self.mu - math.sqrt(self.t) / self.gamma * self.mean_error
+        weight = self.t**-self.kappa
+        self.log_average = weight * self.log_step + (1 - weight) * self.log_average
+
+    @property
+    def step_size(self) -> Float[Tensor, ""]:
+        """For the next transition."""
+        return self.log_step.exp()
+
+    @property
+    def average(self) -> Float[Tensor, ""]:
+        """For all transitions after the last."""
+        return self.log_average.exp()
+
+
+class PooledMoments:
+    """Mean and second moments of the draws of all chains, one transition at a time, without keeping the draws.
+
+    Args:
+        x: The chains, for event shape and device.
+        dense: Whether covariances are wanted, or only variances.
+
+    References: Chan, Golub & LeVeque (1983), https://doi.org/10.1080/00031305.1983.10483115
+    """
+
+    def __init__(self, x: Float[Tensor, " chain *event"], dense: bool = False) -> None:
+        d = x.shape[1:].numel()
+        options = {"dtype": wide(x), "device": x.device}
+        self.count, self.mean = torch.zeros((), **options), torch.zeros(d, **options)
+        self.sum = torch.zeros(d, d, **options) if dense else torch.zeros(d, **options)
+
+    def add(self, x: Float[Tensor, " chain *event"], live: Bool[Tensor, " chain"]) -> None:
+        """Takes note of the chains where `live` holds."""
+        x, weight = x.reshape(len(x), -1).to(self.mean), live.to(self.mean)
+        n = weight.sum()
+        mean = weight @ x / n.clamp(min=1)
+        off, centred = mean - self.mean, (x - mean) * weight.unsqueeze(1)
+        total = (self.count + n).clamp(min=1)
+        if self.sum.ndim == 2:
+            self.sum = self.sum + centred.T @ centred + torch.outer(off, off) * (self.count * n / total)
+        else:
+            self.sum = self.sum + (centred * centred).sum(0) + off * off * (self.count * n / total)
+        self.mean, self.count = self.mean + off * (n / total), self.count + n
+
+    @property
+    def covariance(self) -> Tensor:
+        """`[d, d]`, or the variances `[d]`."""
+        return self.sum / (self.count - 1).clamp(min=1)
+
+
+def find_step_size(acceptance: Callable[[float], float], start: float, target: float) -> float:
+    """The largest of `start * 2**k` that is accepted at the target rate, by doubling or halving.
+
+    Args:
+        acceptance: Of one trial with a step size; NaN counts as a rejection.
+        start: Where to begin.
+        target: The rate to keep above.
+
+    Raises:
+        ValueError: If every step is accepted, or none.
+    """
+    step_size, grows = start, acceptance(start) > target
+    for _ in range(100):
+        trial = 2 * step_size if grows else step_size / 2
+        if (acceptance(trial) > target) != grows:
+            return step_size if grows else trial
+        step_size = trial
+    raise ValueError(
+        f"warm-up found no step size between {start:g} and {step_size:g} that is accepted at the rate {target:g}"
+        + (": every one is accepted more often. The energy seems to be flat, or unbounded below."
+           if grows else ": every one is rejected more often. The energy seems not to be a function of x alone.")
+    )  # fmt: skip
+
+
+def window_ends(n_warmup: int, n_chains: int) -> list[int]:
+    """Transitions after which the mass is renewed: the end of a fast phase, then those of windows that double.
+
+    Stan's schedule: 75 transitions for the step size alone, windows of 25, 50, 100, ... and 50 for the step size at
+    the last mass. Shorter warm-ups give 15 % to each end, and many chains fill a window sooner than one. Below 20
+    transitions there is nothing to estimate a mass from.
+    """
+    if n_warmup < 20:
+        return []
+    fast, final = min(75, round(0.15 * n_warmup)), min(50, round(0.15 * n_warmup))
+    last = n_warmup - final
+    window = min(25, max((last - fast) // 7, -(-200 // n_chains)))
+    ends = [fast]
+    while ends[-1] + 3 * window <= last:
+        ends.append(ends[-1] + window)
+        window *= 2
+    return [*ends, last]
+
+
+class Warmup:
+    """Tunes the parameter that a sampler names in `tuned_parameter` to its `target_acceptance`, and its mass.
+
+    All chains count alike: the acceptance rate of a transition is their mean, and the mass comes from their pooled
+    draws. Chains that stand where the energy is not finite are left out. The host reads tensors at the start, where
+    windows end, and at the end, not in between.
+
+    Args:
+        sampler: Whose parameters, and whose mass if it has one.
+        n_warmup: Transitions to come.
+        mass: What is estimated; `None` leaves the mass as it is.
+
+    Note: A warm-up starts from what the user gave, not from what an earlier one found, so that a generator gives the
+    same bits again. The first mass, and that of the fast phase, is the square root of var ∇E / var x, which is right
+    for an uncorrelated normal density wherever the chains are, so that a start far away, or widths that differ by
+    many orders, do not spoil the windows that follow.
+
+    References: Carpenter et al. (2017), https://doi.org/10.18637/jss.v076.i01, and the Stan reference manual; for the
+    first mass, Seyboldt, Carlson & Carpenter (2026), https://arxiv.org/abs/2603.18845
+    """
+
+    def __init__(self, sampler: MarkovSampler, n_warmup: int, mass: MassKind | None = None) -> None:
+        if sampler.tuned_parameter is None or sampler.target_acceptance is None:
+            raise ValueError(f"{type(sampler).__name__} names no parameter to tune, or no acceptance rate to tune to.")
+        self.sampler: Any = sampler
+        self.n_warmup, self.mass = n_warmup, mass
+        self.name, self.target_acceptance = sampler.tuned_parameter, sampler.target_acceptance
+        self._before = self._values()
+        self._given = {name: _given(sampler, name, value) for name, value in self._before.items()}
+
+    def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
+        self._write(self._given)
+        self._target, self._generator = target, generator
+        self._ends = window_ends(self.n_warmup, len(state.x)) if self.mass else []
+        if self.mass:
+            metric = self.sampler.metric(state.x)
+            self.mass = "dense" if isinstance(metric, DenseMass) else self.mass
+            self.variance = variances(metric, state.x).to(wide(state.x))  # [d]
+        self._open_window(state, fast=True)
+        if self._slopes is not None and len(state.x) >= 8:
+            self._note(state)
+            self._renew_mass(state.x)
+            self._open_window(state, fast=True)
+        self._restart(state, float(self._given[self.name].value(0)))
+        return state, self.parameters()
+
+    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
+        live = is_live(state)
+        acceptance = self.acceptance(info, live)
+        self.dual.update(acceptance)
+        self._reached = self._reached + acceptance
+        if self._ends:
+            self._note(state)
+            if i + 1 == self._ends[0]:
+                del self._ends[0]
+                self._close_window(state)
+        return self.parameters()
+
+    def finish(self) -> None:
+        found = {self.name: ConstantScheduler(float(self.dual.average))} | self.found()
+        self._write(found)
+        self.sampler.untuned = {name: (value, self._given[name]) for name, value in self._values().items()}
+        self.sampler.tuning = {name: value.start_value for name, value in found.items()} | {
+            "mass": self.mass,
+            "acceptance_rate": float(self._reached / max(1, self.dual.t)),
+            "n_warmup": self.n_warmup,
+        }
+
+    def abandon(self) -> None:
+        self._write(self._before)
+
+    # what a subclass may do otherwise ---------------------------------------------------------------------------------
+
+    def acceptance(self, info: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
+        """What is steered to the target: the mean over chains; what is not finite counts as 0."""
+        return mean_over(live, torch.where(info.acceptance_rate.isfinite(), info.acceptance_rate, 0.0))
+
+    def parameters(self) -> dict[str, Any]:
+        """For the next transition."""
+        return {self.name: self.dual.step_size}
+
+    def found(self) -> dict[str, ConstantScheduler]:
+        """Scheduled parameters to keep, beside the step size."""
+        return {}
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, Any]:
+        mass = {"mass": self.sampler.mass} if self.mass else {}
+        return {name: self.sampler.schedulers[name] for name in self.tuned_names()} | mass
+
+    def tuned_names(self) -> list[str]:
+        """Scheduled parameters that change."""
+        return [self.name]
+
+    @property
+    def in_fast_phase(self) -> bool:
+        """Before the first window, while the mass is a first guess."""
+        return self._fast and bool(self._ends)
+
+    def _write(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self.sampler, name, value)
+
+    def _open_window(self, state: Any, fast: bool = False) -> None:
+        """Moments of x, and in the fast phase those of the gradient, unless the user knew a mass to start from."""
+        self._fast = fast
+        self._moments = PooledMoments(state.x, dense=self.mass == "dense" and not fast)
+        sloped = fast and bool(self._ends) and self._given["mass"] is None
+        self._slopes = PooledMoments(state.x) if sloped else None
+
+    def _close_window(self, state: Any) -> None:
+        if not self._fast or self._slopes is not None:
+            self._renew_mass(state.x)
+            self._restart(state, float(self.dual.average))
+        self._open_window(state)
+
+    def _note(self, state: Any) -> None:
+        live = is_live(state)
+        self._moments.add(state.x, live)
+        if self._slopes is not None:
+            self._slopes.add(state.gradient, live)
+
+    def _renew_mass(self, x: Tensor) -> None:
+        """Stan's shrinkage, towards a thousandth of the variances in force, so that the units of x do not matter."""
+        covariance, n = self._moments.covariance, self._moments.count
+        if self._slopes is not None:
+            ratio = (covariance / self._slopes.covariance).sqrt()
+            covariance = torch.where(ratio.isfinite() & (ratio > 0), ratio, self.variance)
+        else:
+            floor = 1e-3 * self.variance * 5 / (n + 5)
+            covariance = covariance * (n / (n + 5)) + (floor.diag() if covariance.ndim == 2 else floor)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if covariance.ndim == 2:
+            self.variance = covariance.diagonal()
+            mass = torch.cholesky_inverse(torch.linalg.cholesky(covariance)).to(dtype).contiguous()
+        else:
+            self.variance = covariance
+            mass = (1 / covariance).to(dtype).view(x.shape[1:])
+        self.sampler.mass = mass
+
+    def _restart(self, state: Any, step_size: float) -> None:
+        """The search, and dual averaging from there."""
+        step_size = find_step_size(self._trial(state), step_size, self.target_acceptance)
+        self.dual = DualAveraging(step_size, self.target_acceptance, state.x)
+        self._reached = torch.zeros((), dtype=wide(state.x), device=state.x.device)
+
+    def _trial(self, state: Any) -> Callable[[float], float]:
+        """`step size -> acceptance rate` of one transition, or leapfrog, with the same noise for each."""
+        sampler, target, live = self.sampler, self._target, is_live(state)
+        if hasattr(sampler, "metric"):
+            metric = sampler.metric(state.x)
+            p = metric.momentum(normal_(state.x.new_empty(state.x.shape), self._generator))
+
+            def rate(h: float) -> Tensor:
+                _, q, energy, _ = leapfrog(state.x, p, state.gradient, target, metric, h, h, 1)
+                return (state.energy - energy + metric.kinetic(p) - metric.kinetic(q)).clamp(max=0).exp()
+        else:
+            noise = tuple(buffer[0] for buffer in sampler.noise(state.x, 1))
+            sampler.draw(noise, self._generator)
+            others = {name: values[0] for name, values in sampler.parameter_table(0, 1).items() if name != self.name}
+
+            def rate(h: float) -> Tensor:
+                return sampler.step(state, noise, target, **{self.name: h}, **others)[1].acceptance_rate
+
+        def acceptance(h: float) -> float:
+            rates = rate(h)
+            return float(mean_over(live, torch.where(rates.isfinite(), rates, 0.0)))
+
+        return acceptance
+
+
+def check_target_acceptance(rate: float | None) -> float | None:
+    """A rate that can be reached from both sides, or none."""
+    if rate is not None and number("target_acceptance", rate, above=0.0) >= 1:
+        raise ValueError(f"target_acceptance must be less than 1; got {rate:g}.")
+    return None if rate is None else float(rate)
+
+
+def check_mass_kind(kind: str | None) -> MassKind | None:
+    """Refuses a kind of mass that nobody estimates."""
+    if kind not in ("diagonal", "dense", None):
+        raise ValueError(f'adapt_mass must be "diagonal", "dense" or None; got {kind!r}.')
+    return cast(MassKind | None, kind)
+
+
+def tunable(sampler: MarkovSampler) -> bool:
+    """Whether warm-up has something to tune: a target, and a parameter that is not on a schedule of its own."""
+    names = sampler.tuned_parameter, sampler.target_acceptance
+    return None not in names and isinstance(sampler.schedulers[str(names[0])], ConstantScheduler)
+
+
+def mean_over(live: Bool[Tensor, " chain"], values: Float[Tensor, " chain"]) -> Float[Tensor, ""]:
+    """The mean over the chains where `live` holds."""
+    return torch.where(live, values, 0.0).to(wide(values)).sum() / live.sum().clamp(min=1)
+
+
+def is_live(state: Any) -> Bool[Tensor, " chain"]:
+    """Where the energy is finite: elsewhere a chain may be unable to move, and tells nothing."""
+    return state.energy.isfinite()
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype for sums over many draws."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _given(sampler: MarkovSampler, name: str, value: Any) -> Any:
+    """What the user gave, where `value` is what an earlier warm-up made of it."""
+    made, given = sampler.untuned.get(name, (None, None))
+    return given if made is value and made is not None else value
