@@ -88,9 +88,11 @@ def test_second_derivatives_reach_the_parameters(make, event):
 
 @every_model
 def test_spectral_norm_is_on_every_layer(make, event):
-    model = make(spectral_norm=True).double()
+    with torch.random.fork_rng():  # how fast the iterations converge depends on the weights
+        torch.manual_seed(0)
+        model = make(spectral_norm=True).double()
     with torch.no_grad():
-        for _ in range(200):
+        for _ in range(1000):
             model(points(1, event))  # power iterations
     layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for layer in layers:
