@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         info = json.loads((path / _INFO).read_text())
         files = info.pop("files")
         tensors = {name: load_file(path / f"{name}.safetensors", device=str(device)) for name in files}
-    except Exception as error:  # safetensors raises its own kinds; whatever it is, the user needs the path
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
     return Checkpoint(info.pop("step"), tensors, info)
 
