@@ -12,10 +12,12 @@ from .analytic import (
     RastriginModel,
     RosenbrockModel,
 )
+from .bijections import Blocks, correlation_matrix, ordered
 from .composite import MixtureModel, WeightedSum
 from .divergence import SamplingDivergenceWarning
 from .energies import NonFiniteEnergyError
 from .first_generation_classes import CompositeEnergy, DoubleWellEnergy, EnergyFunction, GaussianEnergy, Loss, Sampler
+from .interruption import SamplingInterruptedWarning
 from .loss import BaseLoss, LossOutput
 from .markov import MarkovSampler, Run, SamplerState
 from .model import BaseModel, EnergyModel, mixture
@@ -32,7 +34,7 @@ from .schedulers import (
     WarmupScheduler,
 )
 from .target import Target
-from .transformed import StandardizedModel, TransformedModel
+from .transformed import ConstrainedModel, StandardizedModel, TransformedModel
 
 __all__ = [
     "AckleyModel",
@@ -41,9 +43,11 @@ __all__ = [
     "BaseModel",
     "BaseSampler",
     "BaseScheduler",
+    "Blocks",
     "ClosedFormModel",
     "CompositeEnergy",
     "ConstantScheduler",
+    "ConstrainedModel",
     "CosineScheduler",
     "DoubleWellEnergy",
     "DoubleWellModel",
@@ -69,6 +73,7 @@ __all__ = [
     "Sampler",
     "SamplerState",
     "SamplingDivergenceWarning",
+    "SamplingInterruptedWarning",
     "Scheduled",
     "StandardizedModel",
     "Target",
@@ -76,5 +81,7 @@ __all__ = [
     "TransformedModel",
     "WarmupScheduler",
     "WeightedSum",
+    "correlation_matrix",
     "mixture",
+    "ordered",
 ]

@@ -1,11 +1,16 @@
-"""What every constructor checks about the numbers it is given, once, with one wording."""
+"""What every constructor checks about the numbers it is given, once, with one wording; and warnings to its caller."""
 
 import math
+import sys
+import warnings
 from numbers import Integral, Real
+from pathlib import Path
 
 from torch import Tensor
 
-__all__ = ["integer", "number"]
+__all__ = ["integer", "number", "warn_caller"]
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 def number(name: str, value: object, *, above: float = -math.inf, at_least: float = -math.inf,
@@ -33,3 +38,15 @@ def integer(name: str, value: object, *, at_least: int = 0) -> int:
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {value}.")
     return int(value)
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warns at the line, outside this package and PyTorch's decorators, from which the library was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_PACKAGE) or filename.endswith("torch/utils/_contextlib.py")

@@ -1,11 +1,12 @@
 """Chains that are not finite: noticed without a host sync in the loop, reported once after it."""
 
-import warnings
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from .checks import warn_caller
 
 __all__ = ["DivergenceWatch", "SamplingDivergenceWarning"]
 
@@ -71,7 +72,7 @@ class DivergenceWatch:
                 "start them elsewhere."
             )
         if parts:
-            warnings.warn(" ".join(parts), SamplingDivergenceWarning, stacklevel=5)
+            warn_caller(" ".join(parts), SamplingDivergenceWarning)
 
     def _close_window(self) -> None:
         """Chains that are not finite stay so: the last row of a window tells which broke by then."""

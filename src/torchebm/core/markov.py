@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from .adaptation import Adaptation
-from .bijections import pull_back
-from .checks import integer
+from .checks import integer, warn_caller
 from .divergence import DivergenceWatch
+from .interruption import Interruption, SamplingInterruptedWarning
 from .model import evaluating
 from .progress import progress_bar
-from .random import check_generator, randn
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
 from .sampler import BaseSampler
 from .schedulers import ConstantScheduler
 from .shapes import select, sum_event
+from .starting import starting_points, stuck
 from .target import Target
 
 __all__ = ["MarkovSampler", "Run", "SamplerState"]
@@ -110,6 +110,10 @@ class MarkovSampler(BaseSampler):
         cached = getattr(state, "energy", None)
         return target.energy(state.x) if cached is None else cached
 
+    def whole(self, target: Target) -> Target:
+        """What starting points are judged by: the target, with all of the data where a step sees a part."""
+        return target
+
     # tuning -----------------------------------------------------------------------------------------------------------
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
@@ -195,10 +199,11 @@ class MarkovSampler(BaseSampler):
             n_samples: int = 1, thin: int = 1, *, n_warmup: int = 0, reset_schedulers: bool = True,
             model_kwargs: dict | None = None, generator: torch.Generator | None = None, progress: bool = False,
             trajectory: bool = False, trajectory_out: str | Path | None = None, diagnostics: bool = False,
-            state: SamplerState | None = None) -> Run:  # fmt: skip
+            state: SamplerState | None = None, interruptible: bool = False) -> Run:  # fmt: skip
         """`advance`, with what surrounds it: starting points, warm-up, thinning, recording, progress.
 
-        Arguments are those of `sample`; all that there is to return comes back in one `Run`.
+        Arguments are those of `sample`; all that there is to return comes back in one `Run`. Of an `interruptible` run
+        that is what there was when Ctrl-C was pressed.
         """
         n_steps, n_warmup = integer("n_steps", n_steps), integer("n_warmup", n_warmup)
         thin = integer("thin", thin, at_least=1)
@@ -211,7 +216,7 @@ class MarkovSampler(BaseSampler):
         if state is not None and not isinstance(state, SamplerState):
             raise TypeError(f"state must be what return_state=True returned, last; got {type(state).__name__}.")
         start = state.step if state is not None else 0 if reset_schedulers else self._step_count()
-        n_draws = n_steps // thin
+        n_draws, done = n_steps // thin, n_steps
         parameters = self.parameter_table(start, n_steps)
         model, transform = self.model.coordinates()
         to_user = (lambda z: z) if transform is None else lambda z: cast(Tensor, transform(z)).to(z.dtype)
@@ -225,10 +230,11 @@ class MarkovSampler(BaseSampler):
             return own + sum_event(transform.log_abs_det_jacobian(state.x, transform(state.x)))
 
         with evaluating(self.model):
-            x, z = self._starting_points(x, dim, n_samples, state, generator)
+            walked = None if state is None else state.x
+            x, z = starting_points(self, x, dim, n_samples, walked, generator)
             moves = n_steps + n_warmup > 0 and len(x) > 0
-            stuck = self._stuck(z, target) if moves else None
-            held = None if self.can_reject else stuck  # without a slope they could only become NaN
+            lost = stuck(z, self.whole(target), self.needs_gradient) if moves else None
+            held = None if self.can_reject else lost  # without a slope they could only become NaN
             kernel = self.init(z, target, generator) if state is None else self.refresh(state.kernel, target)
             store = None
             if trajectory:
@@ -237,28 +243,43 @@ class MarkovSampler(BaseSampler):
                 store = TrajectoryFile(trajectory_out, x, n_draws)
             record = Recorder(x, n_draws, thin, store=store, diagnostics=diagnostics, to_user=to_user, held=held,
                               energy=energy, can_reject=self.can_reject)  # fmt: skip
-            watch = DivergenceWatch(z, stuck, n_warmup + n_steps)
-            with progress_bar(progress, n_warmup + n_steps, type(self).__name__) as tick:
+            watch = DivergenceWatch(z, lost, n_warmup + n_steps)
+            shown = progress_bar(progress, n_warmup + n_steps, type(self).__name__)
+            with Interruption(interruptible) as interruption, shown as tick:
                 always: list[Observer] = [] if self.can_reject else [watch]
                 if progress:
                     always.append(lambda i, state, info: tick())
                 wanted: list[Observer] = [record] if store is not None or diagnostics else []
+                ends: list[Observer] = [interruption] if interruptible else []
                 if moves:
                     options = {"target": target, "generator": generator, "held": held}
-                    kernel = self._warm_up(kernel, start, n_warmup, observe=_all(always), **options)
+                    before = _all(always + ([interruption.refuse] if interruptible else []))
+                    kernel = self._warm_up(kernel, start, n_warmup, observe=before, **options)
                     parameters = self.parameter_table(start, n_steps)  # as tuned
-                    observe = _all(always + wanted)
-                    kernel = self.advance(kernel, start, n_steps, parameters=parameters, observe=observe, **options)
+                    observe = _all(always + wanted + ends)
+                    try:
+                        kernel = self.advance(kernel, start, n_steps, parameters=parameters, observe=observe, **options)
+                    except KeyboardInterrupt:
+                        if interruption.reached is None:
+                            raise
+                        done, kernel = interruption.reached
+            last = to_user(kernel.x)
+            result = Run(
+                x=last.clone() if last is kernel.x else last,  # the state is for the sampler, x for the caller
+                diagnostics=record.finish(parameters, done),
+                trajectory=store.tensor if isinstance(store, TrajectoryTensor) else None,
+                state=SamplerState(kernel, start + done),
+            )
         for scheduler in self._distinct_schedulers():
-            scheduler.step_count = start + n_steps
+            scheduler.step_count = start + done
         watch.report(self.divergence_advice)
-        last = to_user(kernel.x)
-        return Run(
-            x=last.clone() if last is kernel.x else last,  # the state is for the sampler, x for the caller to change
-            trajectory=store.tensor if isinstance(store, TrajectoryTensor) else None,
-            diagnostics=record.finish(parameters),
-            state=SamplerState(kernel, start + n_steps),
-        )
+        if done < n_steps:
+            warn_caller(
+                f"interrupted after {done} of {n_steps} transitions: what there is, {done // thin} draws, is returned. "
+                "To go on, ask for return_state=True and give it back as state=.",
+                SamplingInterruptedWarning,
+            )
+        return result
 
     def _warm_up(self, state: Any, start: int, n_warmup: int, *, target: Target, generator: torch.Generator | None,
                  observe: Observer | None, held: Tensor | None) -> Any:  # fmt: skip
@@ -315,6 +336,11 @@ class MarkovSampler(BaseSampler):
             `[chain, *event]` or `[chain, draw, *event]`, on the device and in the dtype of `x`; a tuple if diagnostics
             or the state were asked for.
 
+        Note:
+            Ctrl-C after the warm-up, if draws, diagnostics or the state were asked for, ends the run with the
+            transition it is in: what there is is returned, with a `SamplingInterruptedWarning`, and the state continues
+            it. A second Ctrl-C, and the first where only the last state was asked for, raises `KeyboardInterrupt`.
+
         Raises:
             ValueError: If every chain starts where energy or gradient is not finite, a chain starts outside the support
                 of the model, or an argument makes no sense.
@@ -322,107 +348,16 @@ class MarkovSampler(BaseSampler):
         """
         run = self.run(x, dim, n_steps, n_samples, thin, n_warmup=n_warmup, reset_schedulers=reset_schedulers,
                        model_kwargs=model_kwargs, generator=generator, progress=progress, trajectory=return_trajectory,
-                       trajectory_out=trajectory_out, diagnostics=return_diagnostics, state=state)  # fmt: skip
+                       trajectory_out=trajectory_out, diagnostics=return_diagnostics, state=state,
+                       interruptible=return_trajectory or trajectory_out is not None or return_diagnostics
+                       or return_state)  # fmt: skip
         parts = [run.trajectory if return_trajectory else run.x]
         parts += [run.diagnostics] if return_diagnostics else []
         parts += [run.state] if return_state else []
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    # the boundary: everything is checked here, once -------------------------------------------------------------------
-
-    def _starting_points(self, x: Tensor | None, dim: int | tuple[int, ...] | None, n_samples: int,
-                         state: SamplerState | None,
-                         generator: torch.Generator | None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Tensors of their own, `[chain, *event]`: in the user's coordinates, and in those of the sampler."""
-        n_samples = integer("n_samples", n_samples)
-        shape = self.model.event_shape if dim is None else _event_shape(dim)
-        inner, transform = self.model.coordinates()
-        z = None if state is None else state.x
-        if state is not None:
-            own = state.x.clone() if transform is None else cast(Tensor, transform(state.x)).to(state.x.dtype)
-            if n_samples not in (1, len(own)):
-                raise ValueError(f"n_samples={n_samples}, but the state holds {len(own)} chains; leave n_samples out.")
-            if x is not None and not torch.equal(x, own):
-                raise ValueError("x differs from the chains in state: leave x out to continue from the state.")
-            x = own
-        elif x is None:
-            if shape is None:
-                raise ValueError(
-                    f"{type(self.model).__name__} does not know its event shape: give starting points, x=, or the "
-                    "shape, dim=2 for vectors of length 2."
-                )
-            check_generator(generator, self.device)
-            walked = shape if transform is None else inner.event_shape or transform.inverse_shape(shape)
-            z = randn((n_samples, *walked), generator=generator, dtype=self.dtype, device=self.device)
-            x = z if transform is None else cast(Tensor, transform(z)).to(z.dtype)
-        else:
-            x = self._own(x)
-            if n_samples not in (1, len(x)):
-                raise ValueError(
-                    f"n_samples={n_samples}, but x has {len(x)} chains; leave n_samples out when x is given."
-                )
-        if shape is not None and x.shape[1:] != shape:
-            raise ValueError(
-                f"x has shape {list(x.shape)} = [chain, *event], so its event shape is {list(x.shape[1:])}; "
-                f"expected {list(shape)}, {'as given by dim' if dim is not None else 'that of the model'}."
-            )
-        check_generator(generator, x.device)
-        tensor = self._tensor_of_model()
-        if tensor is not None and tensor.device.type != x.device.type:
-            raise ValueError(
-                f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device)."
-            )
-        if z is None:
-            z = x if transform is None else pull_back(transform, x)
-        return x, z
-
-    def _own(self, x: Tensor) -> Tensor:
-        """The caller's points, checked and copied, where and as the sampler shall work."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor [chain, *event]; got {type(x).__name__}. Use torch.as_tensor(x).")
-        if x.is_complex() or x.ndim == 0:
-            raise ValueError(f"x must be a real tensor [chain, *event]; got {x.dtype} of shape {list(x.shape)}.")
-        if 0 in x.shape[1:]:
-            raise ValueError(f"x has shape {list(x.shape)} = [chain, *event]: a point without entries cannot move.")
-        dtype = self._dtype or (x.dtype if x.is_floating_point() else torch.get_default_dtype())
-        own = torch.empty_like(x, dtype=dtype, device=self._device).copy_(x.detach())
-        if not bool(own.isfinite().all()):
-            bad = int((~own.isfinite()).reshape(len(x), -1).any(1).sum())
-            raise ValueError(
-                f"x has entries that are not finite, in {bad} of {len(x)} chains; chains must start at points."
-            )
-        return own
-
-    def _stuck(self, x: Tensor, target: Target) -> Bool[Tensor, " chain"] | None:
-        """Which chains start at a non-finite energy or gradient; `None` for none of them."""
-        try:
-            finite = target.open(x, with_gradient=self.needs_gradient)
-        except RuntimeError as error:
-            wrong = {p.dtype for p in self.model.parameters() if p.is_floating_point()} - {x.dtype}
-            if not wrong:
-                raise
-            raise TypeError(
-                f"the model failed on x of {x.dtype}, and has parameters of {', '.join(map(str, wrong))}: convert one "
-                "of them, as by model.to(x.dtype) or x.to(torch.float32)."
-            ) from error
-        n_finite = int(finite.sum())
-        if n_finite == len(x):
-            return None
-        if n_finite == 0:
-            raise ValueError(
-                f"all {len(x)} chains start where the energy or its gradient is not finite, so none can move: start "
-                "them where the density is positive, and check the model for logarithms, roots and divisions at those "
-                "points."
-            )
-        return ~finite
-
     def _step_count(self) -> int:
         return max((scheduler.step_count for scheduler in self.schedulers.values()), default=0)
-
-
-def _event_shape(dim: int | tuple[int, ...]) -> torch.Size:
-    sizes = dim if isinstance(dim, (tuple, list)) else [dim]
-    return torch.Size(integer("dim" if sizes is not dim else "each size in dim", size, at_least=1) for size in sizes)
 
 
 def _all(observers: list[Observer]) -> Observer | None:

@@ -1,5 +1,6 @@
 """What a run writes down: trajectories, in memory or on disk, and diagnostics."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,16 @@ from torch import Tensor
 
 __all__ = ["Recorder", "TrajectoryFile", "TrajectoryTensor"]
 
-_COUNTS = {"n_steps": torch.add, "tree_depth": torch.maximum}  # of infos that have them, and how thinning combines them
+# What an info may report beside `diverging`, `[chain]` or `[chain, ...]`, and what becomes of it over the transitions
+# that thinning leaves out. A rate that is NaN had no occasion, and does not count.
+_REPORTS = {
+    "acceptance_rate": "mean",
+    "energy_error": "mean",
+    "swap_rate": "mean",
+    "n_steps": "sum",
+    "round_trips": "sum",
+    "tree_depth": "max",
+}
 
 
 class Trajectory(Protocol):
@@ -19,7 +29,7 @@ class Trajectory(Protocol):
 
     def write(self, draw: int, x: Tensor) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, n_draws: int) -> None: ...
 
 
 class TrajectoryTensor:
@@ -31,17 +41,18 @@ class TrajectoryTensor:
     def write(self, draw: int, x: Tensor) -> None:
         self.tensor[:, draw] = x
 
-    def close(self) -> None:
-        pass
+    def close(self, n_draws: int) -> None:
+        """Ends it after `n_draws` draws."""
+        self.tensor = self.tensor[:, :n_draws]
 
 
 class TrajectoryFile:
     """`[chain, draw, *event]` on disk, written as it is made.
 
-    As `.npy`, read by `numpy.load(path, mmap_mode="r")`, or `.zarr`.
+    As `.npy`, read by `numpy.load(path, mmap_mode="r")`, or `.zarr`. Until it is complete, its name ends in `.partial`.
 
     Args:
-        path: Where to; nothing may be there yet.
+        path: Where to; nothing may be there yet. What an earlier run left as `.partial` is replaced.
         x: The chains, for their number, event shape and dtype (bfloat16 and float16 are written as float32).
         n_draws: Draws to come.
         buffer: Draws collected in memory between two writes.
@@ -51,21 +62,23 @@ class TrajectoryFile:
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists: remove it or write the trajectory elsewhere.")
+        if path.suffix not in (".npy", ".zarr"):
+            raise ValueError(f"a trajectory is written to .npy or .zarr; got {path.name!r}.")
+        self._path, self._partial = path, path.with_name(f"{path.name}.partial")
+        _remove(self._partial)
         shape = (len(x), n_draws, *x.shape[1:])
         dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
         self._buffer = torch.empty(len(x), max(1, min(buffer, n_draws)), *x.shape[1:], dtype=dtype)
         numpy_dtype = np.dtype(str(dtype).removeprefix("torch."))
         if path.suffix == ".npy":
-            self._array = np.lib.format.open_memmap(path, mode="w+", dtype=numpy_dtype, shape=shape)
-        elif path.suffix == ".zarr":
+            self._array: Any = np.lib.format.open_memmap(self._partial, mode="w+", dtype=numpy_dtype, shape=shape)
+        else:
             try:
                 import zarr
             except ImportError as error:
                 raise ImportError('a .zarr trajectory needs zarr: pip install "torchebm[arviz]".') from error
             chunks = tuple(max(1, n) for n in self._buffer.shape)
-            self._array = zarr.create_array(store=str(path), shape=shape, chunks=chunks, dtype=numpy_dtype)
-        else:
-            raise ValueError(f"a trajectory is written to .npy or .zarr; got {path.name!r}.")
+            self._array = zarr.create_array(store=str(self._partial), shape=shape, chunks=chunks, dtype=numpy_dtype)
         self._written = self._filled = 0
 
     def write(self, draw: int, x: Tensor) -> None:
@@ -74,16 +87,40 @@ class TrajectoryFile:
         if self._filled == self._buffer.shape[1]:
             self._flush()
 
-    def close(self) -> None:
-        """Writes what is still in memory."""
+    def close(self, n_draws: int) -> None:
+        """Writes what is still in memory, cuts the file to `n_draws` draws and gives it its name."""
         self._flush()
-        if isinstance(self._array, np.memmap):
-            self._array.flush()
+        shape = (self._array.shape[0], n_draws, *self._array.shape[2:])
+        if not isinstance(self._array, np.memmap):
+            if shape != self._array.shape:
+                self._array.resize(shape)
+            self._partial.rename(self._path)
+            return
+        self._array.flush()
+        if shape == self._array.shape:
+            self._partial.rename(self._path)
+            return
+        # draws are not the first axis, so a file of fewer is another file
+        cut = self._path.with_name(f"{self._path.name}.cut.partial")
+        kept = np.lib.format.open_memmap(cut, mode="w+", dtype=self._array.dtype, shape=shape)
+        for chain, draws in enumerate(self._array):
+            kept[chain] = draws[:n_draws]
+        kept.flush()
+        cut.rename(self._path)
+        _remove(self._partial)
 
     def _flush(self) -> None:
         if self._filled:
             self._array[:, self._written : self._written + self._filled] = self._buffer[:, : self._filled].numpy()
             self._written, self._filled = self._written + self._filled, 0
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder such as zarr's, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class Recorder:
@@ -108,6 +145,7 @@ class Recorder:
         self.n_draws, self.thin, self.store = n_draws, thin, store
         self.to_user, self.energy, self.held = to_user, energy, held
         self.diagnostics: dict[str, Tensor] | None = None
+        self._occasions: dict[str, Tensor] = {}  # of each rate: how many transitions of a draw had one
         if diagnostics:
             per_draw = {"energy": x.dtype, "diverging": torch.bool}
             if can_reject:
@@ -121,11 +159,12 @@ class Recorder:
         if draw >= self.n_draws:
             return
         if self.diagnostics is not None:
-            self._count(draw, info, self.diagnostics)
             diverging = info.diverging if self.held is None else info.diverging | self.held
             self.diagnostics["diverging"][:, draw] |= diverging
-            if "acceptance_rate" in self.diagnostics:
-                self.diagnostics["acceptance_rate"][:, draw] += info.acceptance_rate / self.thin
+            for name, how in _REPORTS.items():
+                reported = getattr(info, name, None)
+                if reported is not None:
+                    self._note(name, how, reported, draw, rest)
         if rest == self.thin - 1:
             x = self.to_user(state.x)
             if self.store is not None:
@@ -136,20 +175,43 @@ class Recorder:
                 self.diagnostics["mean"][draw] = x.mean(0)
                 self.diagnostics["var"][draw] = x.var(0, correction=0)
 
-    def _count(self, draw: int, info: Any, diagnostics: dict[str, Tensor]) -> None:
-        """What trajectories of a length of their own report."""
-        for name, combine in _COUNTS.items():
-            count = getattr(info, name, None)
-            if count is not None:
-                kept = diagnostics.setdefault(name, count.new_zeros(len(count), self.n_draws))
-                kept[:, draw] = combine(kept[:, draw], count)
+    def _note(self, name: str, how: str, reported: Tensor, draw: int, rest: int) -> None:
+        """Adds one transition's report to those of its draw."""
+        assert self.diagnostics is not None
+        if name not in self.diagnostics:
+            self.diagnostics[name] = reported.new_zeros(len(reported), self.n_draws, *reported.shape[1:])
+        kept = self.diagnostics[name][:, draw]
+        if self.thin == 1:
+            kept.copy_(reported)
+        elif how == "mean":
+            occasion = ~reported.isnan()
+            n = self._occasions[name] = occasion + (self._occasions[name] if rest else 0)
+            kept += torch.where(occasion, reported, 0.0)
+            if rest == self.thin - 1:
+                kept /= n
+        else:
+            kept.copy_(kept + reported if how == "sum" else torch.maximum(kept, reported))
 
-    def finish(self, parameters: Mapping[str, list[float]]) -> dict[str, Tensor] | None:
-        """Closes the trajectory and returns the diagnostics, with the parameters that were in force at each draw."""
+    def finish(self, parameters: Mapping[str, list[float]], n_steps: int) -> dict[str, Tensor] | None:
+        """Closes the trajectory and returns the diagnostics of the `n_steps` transitions that there were.
+
+        Args:
+            parameters: Those that were in force, by name: `step_size` is told for each draw.
+            n_steps: Transitions; fewer than were expected if the run was interrupted.
+        """
+        n_draws = n_steps // self.thin
         if self.store is not None:
-            self.store.close()
-        if self.diagnostics is not None and "step_size" in parameters:
-            at_draws = parameters["step_size"][self.thin - 1 :: self.thin]
+            self.store.close(n_draws)
+        if self.diagnostics is None:
+            return None
+        if n_draws < self.n_draws:
+            draws_first = ("mean", "var")
+            self.diagnostics = {
+                name: kept[:n_draws] if name in draws_first else kept[:, :n_draws]
+                for name, kept in self.diagnostics.items()
+            }
+        if "step_size" in parameters:
+            at_draws = parameters["step_size"][self.thin - 1 : n_steps : self.thin]
             energy = self.diagnostics["energy"]
             self.diagnostics["step_size"] = energy.new_tensor(at_draws).expand_as(energy).clone()
         return self.diagnostics

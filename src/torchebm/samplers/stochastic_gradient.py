@@ -66,12 +66,9 @@ class MinibatchSampler(MarkovSampler):
         return self._given(target, _each(self.data, lambda t: t[rows])).gradient(x)
 
     def energy(self, state: Any, target: Target) -> Float[Tensor, " chain"]:
-        return self._whole(target).energy(state.x)
+        return self.whole(target).energy(state.x)
 
-    def _stuck(self, x: Tensor, target: Target) -> Tensor | None:
-        return super()._stuck(x, self._whole(target))
-
-    def _whole(self, target: Target) -> Target:
+    def whole(self, target: Target) -> Target:
         return target if self.data is None else self._given(target, _each(self.data, lambda t: t.unsqueeze(0)))
 
     def _given(self, target: Target, batch: Data) -> Target:

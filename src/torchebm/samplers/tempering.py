@@ -1,19 +1,16 @@
 """Parallel tempering."""
 
-from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchebm.core.adaptation import Adaptation
 from torchebm.core.checks import integer, number
-from torchebm.core.markov import MarkovSampler, Observer, Run
+from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import uniform_
 from torchebm.core.sampler import Scheduled
@@ -21,12 +18,13 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain
 from torchebm.core.target import Target
 
-from .acceptance import accepts
 from .hmc import HamiltonianMonteCarlo
+from .ladder import LadderTuning
+from .replicas import ReplicaTarget, each_leaf, flat, partners, repeat, swaps, tempered
 
-__all__ = ["ParallelTempering", "ReplicaTarget", "equal_rates"]
+__all__ = ["ParallelTempering"]
 
-_TOWARDS_HOT, _TOWARDS_COLD = 1, 2  # which end a replica saw last; 0 until it has been at the cold one
+TOWARDS_HOT, TOWARDS_COLD = 1, 2  # which end a replica saw last; 0 until it has been at the cold one
 
 
 class SwapInfo(NamedTuple):
@@ -37,9 +35,7 @@ class SwapInfo(NamedTuple):
     lost: Bool[Tensor, " chain"]
     """Whether the energy of some replica is not finite."""
     swap_rate: Float[Tensor, " chain pair"]
-    """Probability with which neighbours were swapped; 0 where it was not their turn."""
-    tried: Bool[Tensor, " chain pair"]
-    """Whether it was their turn."""
+    """Probability with which neighbours were swapped; NaN where it was not their turn."""
     round_trips: Int[Tensor, " chain"]
     """Replicas that came back to the cold end, with this transition, from the hot one, for which they had left it."""
 
@@ -52,42 +48,6 @@ class SwapInfo(NamedTuple):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.cold, name)  # acceptance_rate, and where there are such n_steps and tree_depth
-
-
-class ReplicaTarget(Target):
-    """The target of `[chain * replica, *event]`, where conditions belong to chains.
-
-    Without conditions all replicas are evaluated at once; with conditions one after the other, each with the conditions
-    as they were given.
-
-    Args:
-        target: That of `[chain, *event]`.
-        n: Replicas a chain.
-    """
-
-    def __init__(self, target: Target, n: int) -> None:
-        vars(self).update(vars(target))
-        self._own, self._n = target, n
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.model_kwargs:
-            return self._own(x)
-        energies, gradients = zip(*(self._own(part) for part in self._parts(x)), strict=True)
-        return torch.stack(energies, 1).flatten(0, 1), torch.stack(gradients, 1).flatten(0, 1)
-
-    def gradient(self, x: Tensor) -> Tensor:
-        return self._each(self._own.gradient, x)
-
-    def energy(self, x: Tensor) -> Tensor:
-        return self._each(self._own.energy, x)
-
-    def _each(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if not self.model_kwargs:
-            return function(x)
-        return torch.stack([function(part) for part in self._parts(x)], 1).flatten(0, 1)
-
-    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.unflatten(0, (len(x) // self._n, self._n)).unbind(1)
 
 
 class ParallelTempering(MarkovSampler):
@@ -112,16 +72,15 @@ class ParallelTempering(MarkovSampler):
     Attributes:
         inner: The inner sampler; its parameters are set there.
         temperatures: Those in force.
-        swap_rates: `[pair]`: the mean over the last run that made diagnostics; NaN for a pair that had no turn.
 
     Note:
         As exact as the inner sampler: the product of the densities at all temperatures is invariant. All replicas start
         at the starting points, so the first draws are biased; a warm-up leaves them out. One transition costs
         one of the inner sampler for each replica, in one batch (with `model_kwargs`, one batch a replica), and for
         inner samplers that keep no energies, such as `LangevinDynamics`, one energy a replica. Diagnostics
-        have `swap_rate`, the mean over the pairs that had their turn, and `round_trips`, the number completed, besides
-        those of the inner sampler for the cold replica; a chain with a replica whose energy is not finite is flagged in
-        `diverging`.
+        have `swap_rate`, `[chain, draw, pair]`, NaN for a pair that had no turn, and `round_trips`, the number
+        completed, besides those of the inner sampler for the cold replica; a chain with a replica whose energy is not
+        finite is flagged in `diverging`.
 
         A warm-up tunes the ladder to equal swap rates: from the rates in windows that double, the rejections summed up
         along the ladder are a function of the temperature, and the next ladder divides its range evenly. That sum is
@@ -159,8 +118,6 @@ class ParallelTempering(MarkovSampler):
         self.can_reject, self.needs_gradient = self.inner.can_reject, self.inner.needs_gradient
         self.divergence_advice = self.inner.divergence_advice
         self.swap_every = integer("swap_every", swap_every, at_least=1)
-        self.swap_rates: Tensor | None = None
-        self._record: _SwapRecord | None = None
         self.tunes_ladder = temperatures is None
         if temperatures is None:
             n = integer("n_temperatures", n_temperatures, at_least=2)
@@ -239,20 +196,20 @@ class ParallelTempering(MarkovSampler):
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Any:
         n = len(self.temperatures)
-        moving = self.inner.init(_repeat(x, n), ReplicaTarget(target, n), generator)
+        moving = self.inner.init(repeat(x, n), ReplicaTarget(target, n), generator)
         way = torch.zeros(len(x), n, dtype=torch.int8, device=x.device)
-        way[:, 0] = _TOWARDS_HOT
+        way[:, 0] = TOWARDS_HOT
         time = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return _tempered(_each_leaf(moving, lambda leaf: leaf.unflatten(0, way.shape)), time, way)
+        return tempered(each_leaf(moving, lambda leaf: leaf.unflatten(0, way.shape)), time, way)
 
     def refresh(self, state: Any, target: Target) -> Any:
-        fresh = self.inner.refresh(_flat(state), ReplicaTarget(target, state.way.shape[1]))
-        return _tempered(_each_leaf(fresh, lambda leaf: leaf.unflatten(0, state.way.shape)), state.time, state.way)
+        fresh = self.inner.refresh(flat(state), ReplicaTarget(target, state.way.shape[1]))
+        return tempered(each_leaf(fresh, lambda leaf: leaf.unflatten(0, state.way.shape)), state.time, state.way)
 
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
         """That of the inner sampler for each replica; and one uniform for each pair of neighbours."""
         size = len(x), len(self.temperatures)
-        inner = self.inner.noise(_repeat(x, size[1]), n)
+        inner = self.inner.noise(repeat(x, size[1]), n)
         u = x.new_empty(n, size[0], size[1] - 1, dtype=torch.promote_types(x.dtype, torch.float32))
         return *(buffer.unflatten(1, size) for buffer in inner), u
 
@@ -268,7 +225,7 @@ class ParallelTempering(MarkovSampler):
         temperatures = (ladder * per_chain(temperature, u)).to(ladder.dtype).expand(size)
         each = ReplicaTarget(target, size[1])
         moved, info = self.inner.step(
-            _flat(state), tuple(z.flatten(0, 1) for z in inner_noise), each, temperature=temperatures.flatten(),
+            flat(state), tuple(z.flatten(0, 1) for z in inner_noise), each, temperature=temperatures.flatten(),
             **parameters,
         )  # fmt: skip
         energy = self.inner.energy(moved, each).unflatten(0, size)  # [chain, replica]
@@ -278,243 +235,15 @@ class ParallelTempering(MarkovSampler):
         tried = ((pairs + turn) % 2 == 0) & ((state.time + 1) % self.swap_every == 0).unsqueeze(1)  # [chain, pair]
         swapped, rate = swaps(energy, temperatures, u)
         swapped = swapped & tried
-        index = _partners(swapped)
+        index = partners(swapped)
         way = state.way.gather(1, index)
-        returned = way[:, 0] == _TOWARDS_COLD
-        way[:, 0] = _TOWARDS_HOT
-        way[:, -1] = torch.where(way[:, -1] == _TOWARDS_HOT, _TOWARDS_COLD, way[:, -1])
+        returned = way[:, 0] == TOWARDS_COLD
+        way[:, 0] = TOWARDS_HOT
+        way[:, -1] = torch.where(way[:, -1] == TOWARDS_HOT, TOWARDS_COLD, way[:, -1])
 
         rows = torch.arange(size[0], device=u.device).unsqueeze(1)
-        replicas = _each_leaf(moved, lambda leaf: leaf.unflatten(0, size)[rows, index])
-        cold = _each_leaf(info, lambda leaf: leaf.unflatten(0, size)[:, 0])
+        replicas = each_leaf(moved, lambda leaf: leaf.unflatten(0, size)[rows, index])
+        cold = each_leaf(info, lambda leaf: leaf.unflatten(0, size)[:, 0])
         lost = ~energy.isfinite().all(1)
-        report = SwapInfo(cold, lost, torch.where(tried, rate, 0.0), tried, returned.to(torch.int64))
-        return _tempered(replicas, state.time + 1, way), report
-
-    # diagnostics ------------------------------------------------------------------------------------------------------
-
-    def advance(self, state: Any, start: int, n_steps: int, *, observe: Observer | None = None,
-                **options: Any) -> Any:  # fmt: skip
-        record = self._record
-        if record is None:
-            return super().advance(state, start, n_steps, observe=observe, **options)
-
-        def both(i: int, state: Any, info: SwapInfo) -> None:
-            record(info)
-            if observe is not None:
-                observe(i, state, info)
-
-        return super().advance(state, start, n_steps, observe=both, **options)
-
-    def run(self, x: Tensor | None = None, dim: int | tuple[int, ...] | None = None, n_steps: int = 100,
-            n_samples: int = 1, thin: int = 1, *, n_warmup: int = 0, diagnostics: bool = False,
-            **options: Any) -> Run:  # fmt: skip
-        """As everywhere; diagnostics tell of swaps as well."""
-        self._record = record = _SwapRecord(n_warmup) if diagnostics else None
-        undecorated = cast(Any, super().run).__wrapped__  # a frame in between would make warnings point at this line
-        try:
-            with torch.no_grad():
-                run = undecorated(self, x, dim, n_steps, n_samples, thin, n_warmup=n_warmup, diagnostics=diagnostics,
-                                  **options)  # fmt: skip
-        finally:
-            self._record = None
-        if record is not None:
-            run.diagnostics.update(record.per_draw(run.diagnostics["energy"], thin))
-            self.swap_rates = record.per_pair()
-        return run
-
-
-def swaps(
-    energy: Float[Tensor, " chain replica"],
-    temperatures: Float[Tensor, " chain replica"],
-    u: Float[Tensor, " chain pair"],
-) -> tuple[Bool[Tensor, " chain pair"], Float[Tensor, " chain pair"]]:
-    """Which neighbours would be swapped, were it their turn, and with what probability.
-
-    An energy that is not finite is never swapped towards the cold end, and away from it whenever the other is finite.
-    """
-    wide = torch.promote_types(energy.dtype, u.dtype)
-    beta, energy = 1 / temperatures.to(wide), energy.to(wide)
-    log_ratio = (beta[:, :-1] - beta[:, 1:]) * (energy[:, :-1] - energy[:, 1:])
-    return accepts(log_ratio.to(u.dtype), u, energy[:, :-1], energy[:, 1:])
-
-
-def _partners(swapped: Bool[Tensor, " chain pair"]) -> Int[Tensor, " chain replica"]:
-    """For each place the replica that comes there; no two neighbouring pairs are swapped at once."""
-    swapped = swapped.to(torch.int64)
-    up, down = torch.nn.functional.pad(swapped, (0, 1)), torch.nn.functional.pad(swapped, (1, 0))
-    return torch.arange(up.shape[1], device=swapped.device) + up - down
-
-
-# the state: counters, the replicas' leaves [chain, replica, ...], and those of the cold one that others ask for -------
-
-
-@cache
-def _kind_of_state(inner: type) -> type:
-    """The state whose replicas are those of an inner sampler's state."""
-    names: tuple[str, ...] = inner._fields  # pyrefly: ignore[missing-attribute]
-    cold = [name for name in ("x", "energy") if name in names]
-    kind: Any = namedtuple(f"Tempered{inner.__name__}", [*cold, "time", "way", *(f"replica_{n}" for n in names)])
-    kind.inner, kind.n_cold = inner, len(cold)
-    kind.__reduce__ = lambda self: (_restore, (inner, tuple(self)))  # a class made here is found by no name
-    return kind
-
-
-def _restore(inner: type, leaves: tuple[Tensor, ...]) -> Any:
-    return _kind_of_state(inner)(*leaves)
-
-
-def _tempered(replicas: Any, time: Int[Tensor, " chain"], way: Int[Tensor, " chain replica"]) -> Any:
-    """A state, from the inner sampler's leaves `[chain, replica, ...]`, x first and energy, if there is one, anywhere.
-
-    Args:
-        replicas: The inner sampler's state.
-        time: Transitions so far, from which the pairs that have their turn follow.
-        way: Which end each replica saw last.
-    """
-    kind: Any = _kind_of_state(type(replicas))
-    cold = {name: getattr(replicas, name)[:, 0] for name in kind._fields[: kind.n_cold]}
-    return kind(*cold.values(), time, way, *replicas)
-
-
-def _flat(state: Any) -> Any:
-    """The inner sampler's state, leaves `[chain * replica, ...]`."""
-    kind = type(state)
-    return kind.inner(*(leaf.flatten(0, 1) for leaf in state[kind.n_cold + 2 :]))
-
-
-def _each_leaf(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    return type(state)(*map(function, state))
-
-
-def _repeat(x: Float[Tensor, " chain *event"], n: int) -> Tensor:
-    return x.unsqueeze(1).expand(len(x), n, *x.shape[1:]).flatten(0, 1)
-
-
-# tuning ---------------------------------------------------------------------------------------------------------------
-
-
-def equal_rates(temperatures: Sequence[float], rejection_rates: Sequence[float]) -> list[float]:
-    r"""The ladder, between the same ends, on which all neighbours would be rejected equally often.
-
-    $\Lambda(T_i) = \sum_{j<i} r_j$, interpolated in $\log T$, is the barrier that lies below a temperature; the new
-    ladder divides it evenly.
-
-    Args:
-        temperatures: The ladder in force, rising.
-        rejection_rates: $r_j$ of the pairs of neighbours, one fewer.
-
-    Example:
-        >>> [round(t, 2) for t in equal_rates([1.0, 2.0, 4.0], [0.6, 0.2])]
-        [1.0, 1.59, 4.0]
-    """
-    # Where little is rejected, ladders do not matter: a floor leaves such a part as it is.
-    barrier = np.concatenate([[0.0], np.cumsum(np.maximum(rejection_rates, 0.01))])
-    even = np.linspace(0.0, barrier[-1], len(barrier))[1:-1]
-    inside = np.exp(np.interp(even, barrier, np.log(temperatures)))
-    return [temperatures[0], *inside.tolist(), temperatures[-1]]
-
-
-class LadderTuning:
-    """Moves the temperatures to equal swap rates while a sampler warms up, and lets the inner sampler tune itself.
-
-    Windows double, and the ladder is renewed where they end; the last quarter of a warm-up is left to settle. The host
-    reads swap rates there, not in between.
-
-    Args:
-        sampler: Whose ladder.
-        n_warmup: Transitions to come.
-    """
-
-    def __init__(self, sampler: ParallelTempering, n_warmup: int) -> None:
-        self.sampler, self.n_warmup = sampler, n_warmup
-        self.inner = sampler.inner.adaptation(n_warmup)
-        self._before = sampler.temperatures
-
-    def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
-        window, self._ends = max(2 * self.sampler.swap_every, self.n_warmup // 20), []
-        if self.sampler.tunes_ladder:
-            self.sampler._set_ladder(self.sampler.given_temperatures)
-            self._ends = [end for end in (window * k for k in (1, 3, 7, 15)) if end <= 0.75 * self.n_warmup]
-        self._open_window(state)
-        if self.inner is None:
-            return state, {}
-        cold, parameters = self.inner.begin(_cold(state), target, generator)
-        kind: Any = type(state)
-        for name, leaf in cold._asdict().items():
-            replicas = getattr(state, f"replica_{name}")
-            state = state._replace(**{f"replica_{name}": torch.cat([leaf.unsqueeze(1), replicas[:, 1:]], 1)})
-        return _tempered(kind.inner(*state[kind.n_cold + 2 :]), state.time, state.way), parameters
-
-    def update(self, i: int, state: Any, info: SwapInfo) -> dict[str, Any]:
-        self._rate = self._rate + info.swap_rate.sum(0)
-        self._tried = self._tried + info.tried.sum(0)
-        if self._ends and i + 1 == self._ends[0]:
-            del self._ends[0]
-            rates = (self._rate / self._tried).tolist()
-            self.sampler._set_ladder(equal_rates(self.sampler.temperatures, [1 - rate for rate in rates]))
-            self._open_window(state)
-        return {} if self.inner is None else self.inner.update(i, _cold(state), info.cold)
-
-    def finish(self) -> None:
-        if self.inner is not None:
-            self.inner.finish()
-        rates = self._rate / self._tried
-        self.sampler.tuning = {
-            "temperatures": list(self.sampler.temperatures),
-            "swap_rates": rates.tolist(),
-            "barrier": float((1 - rates).sum()),
-            "n_warmup": self.n_warmup,
-            **({} if self.sampler.inner.tuning is None else {"inner": dict(self.sampler.inner.tuning)}),
-        }
-
-    def abandon(self) -> None:
-        self.sampler._set_ladder(self._before)
-        if self.inner is not None:
-            self.inner.abandon()
-
-    def _open_window(self, state: Any) -> None:
-        wide = torch.float32 if state.x.device.type == "mps" else torch.float64
-        self._rate = torch.zeros(state.way.shape[1] - 1, dtype=wide, device=state.x.device)
-        self._tried = torch.zeros_like(self._rate)
-
-
-def _cold(state: Any) -> Any:
-    """The inner sampler's state of the cold replica."""
-    kind = type(state)
-    return kind.inner(*(leaf[:, 0] for leaf in state[kind.n_cold + 2 :]))
-
-
-class _SwapRecord:
-    """What the transitions of a run tell of swaps, the first `skip` of them left out."""
-
-    def __init__(self, skip: int) -> None:
-        self.skip = skip
-        self.rates: list[Tensor] = []  # [chain] each: summed over pairs
-        self.tries: list[Tensor] = []
-        self.trips: list[Tensor] = []
-        self.totals: tuple[Tensor, Tensor] | None = None  # [pair]: summed over chains and transitions
-
-    def __call__(self, info: SwapInfo) -> None:
-        if self.skip > 0:
-            self.skip -= 1
-            return
-        self.rates.append(info.swap_rate.sum(1))
-        self.tries.append(info.tried.sum(1))
-        self.trips.append(info.round_trips)
-        now = info.swap_rate.sum(0), info.tried.sum(0)
-        self.totals = now if self.totals is None else (self.totals[0] + now[0], self.totals[1] + now[1])
-
-    def per_draw(self, energy: Float[Tensor, " chain draw"], thin: int) -> dict[str, Tensor]:
-        """`swap_rate`, NaN where no pair had its turn, and `round_trips`, each `[chain, draw]`."""
-        n = energy.shape[1] * thin
-        if not self.rates:  # no transitions, or no chains
-            wide = torch.promote_types(energy.dtype, torch.float32)
-            return {"swap_rate": energy.to(wide), "round_trips": energy.to(torch.int64)}
-        rate, tried, trips = (
-            torch.stack(kept[:n], 1).unflatten(1, (-1, thin)).sum(2) for kept in (self.rates, self.tries, self.trips)
-        )
-        return {"swap_rate": rate / tried, "round_trips": trips}
-
-    def per_pair(self) -> Float[Tensor, " pair"] | None:
-        return None if self.totals is None else self.totals[0] / self.totals[1]
+        report = SwapInfo(cold, lost, torch.where(tried, rate, torch.nan), returned.to(torch.int64))
+        return tempered(replicas, state.time + 1, way), report
