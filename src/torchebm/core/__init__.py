@@ -13,15 +13,16 @@ from .analytic import (
     RosenbrockModel,
 )
 from .bijections import Blocks, correlation_matrix, ordered
+from .compiled import CompilationError
 from .composite import MixtureModel, WeightedSum
 from .divergence import SamplingDivergenceWarning
 from .energies import NonFiniteEnergyError
 from .first_generation_classes import CompositeEnergy, DoubleWellEnergy, EnergyFunction, GaussianEnergy, Loss, Sampler
 from .interruption import SamplingInterruptedWarning
 from .loss import BaseLoss, LossOutput
-from .markov import MarkovSampler, Run, SamplerState
+from .markov import MarkovSampler, Run
 from .model import BaseModel, EnergyModel, mixture
-from .sampler import BaseSampler, Scheduled
+from .sampler import BaseSampler, SamplerState, Scheduled
 from .schedulers import (
     BaseScheduler,
     ConstantScheduler,
@@ -45,6 +46,7 @@ __all__ = [
     "BaseScheduler",
     "Blocks",
     "ClosedFormModel",
+    "CompilationError",
     "CompositeEnergy",
     "ConstantScheduler",
     "ConstrainedModel",

@@ -1,12 +1,17 @@
-"""The contract of what tunes a sampler while it warms up."""
+"""The contract of what tunes a sampler while it warms up, and a sampler's side of it."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from .sampler import BaseSampler, SamplerState
+from .schedulers import ConstantScheduler
 from .target import Target
 
-__all__ = ["Adaptation"]
+__all__ = ["Adaptation", "Tunable"]
 
 
 class Adaptation(Protocol):
@@ -32,3 +37,84 @@ class Adaptation(Protocol):
     def abandon(self) -> None:
         """Leaves the sampler as it was before `begin`."""
         ...
+
+
+class Tunable(BaseSampler):
+    """What `MarkovSampler` knows of its tuning."""
+
+    advance: Callable[..., Any]
+    run: Callable[..., Any]
+
+    tuned_parameter: str | None = None
+    """The scheduled parameter that a warm-up tunes, unless the user put it on a schedule."""
+    target_acceptance: float | None = None
+    """The acceptance rate that it is tuned to; `None` for a warm-up that tunes nothing."""
+    tuning: dict[str, Any] | None = None
+    """What the last warm-up found: the parameters, the kind of mass, the acceptance rate reached, and its length."""
+    untuned: Mapping[str, tuple[Any, Any]] = {}
+    """For each parameter that a warm-up wrote, what it wrote and what the user had given."""
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        """What tunes the sampler during a warm-up of `n_warmup` transitions; `None` for nothing."""
+        return None
+
+    def warm_up(self, x: Float[Tensor, " chain *event"] | None = None, n_steps: int = 1000,
+                **options: Any) -> SamplerState:  # fmt: skip
+        """Tunes the sampler, and takes the chains to where they may be sampled from.
+
+        Args:
+            x: Starting points, as for `sample`; left out, they are standard normal.
+            n_steps: Transitions.
+            **options: As for `sample`: `n_samples`, `dim`, `generator`, `model_kwargs`, `progress`, `state`.
+
+        Returns:
+            What `sample(state=...)` continues from. What was found is in `tuning`, and stays in force.
+        """
+        return self.run(x, n_steps=0, n_warmup=n_steps, **options).state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Constant parameters, the mass and the report of a warm-up: numbers, strings and tensors."""
+        constant = {n: s.start_value for n, s in self.schedulers.items() if isinstance(s, ConstantScheduler)}
+        mass = {"mass": self.mass} if hasattr(self, "mass") else {}
+        return {"parameters": constant, **mass, "tuning": None if self.tuning is None else dict(self.tuning)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict()` of a sampler of this kind returned.
+
+        Raises:
+            ValueError: If it comes from another kind of sampler.
+        """
+        unknown = set(state["parameters"]) - set(self.schedulers)
+        if unknown or ("mass" in state) != hasattr(self, "mass"):
+            raise ValueError(
+                f"the saved state of another kind of sampler: {type(self).__name__} has {sorted(self.schedulers)}, "
+                f"the state {sorted(state['parameters'])}{' and a mass' if 'mass' in state else ''}."
+            )
+        for name, value in state["parameters"].items():
+            self.register_scheduler(name, value)
+        if "mass" in state:
+            self.mass = state["mass"]
+        self.tuning, self.untuned = state["tuning"], {}
+
+    def _tune(self, state: Any, start: int, n_warmup: int, *, target: Target, generator: torch.Generator | None,
+                 notice: Callable[[int, Any], None] | None, held: Tensor | None) -> Any:  # fmt: skip
+        """Transitions at the schedules' first values, except for what an adaptation tunes."""
+        at_first = self.parameter_table(start, 1)
+        options: dict[str, Any] = {"target": target, "generator": generator, "held": held}
+        adaptation = self.adaptation(n_warmup) if n_warmup else None
+        if adaptation is None:
+            table = {name: values * n_warmup for name, values in at_first.items()}
+            return self.advance(state, start, n_warmup, parameters=table, notice=notice, **options)
+        try:
+            state, now = adaptation.begin(state, target, generator)
+            seen: list[Any] = []
+            for i in range(n_warmup):
+                table = at_first | {name: [value] for name, value in now.items()}
+                state = self.advance(state, start, 1, parameters=table, notice=notice,
+                                     observe=lambda i, state, info: seen.append(info), **options)  # fmt: skip
+                now = adaptation.update(i, state, seen.pop())
+        except BaseException:
+            adaptation.abandon()
+            raise
+        adaptation.finish()
+        return state

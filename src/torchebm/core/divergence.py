@@ -36,34 +36,39 @@ class DivergenceWatch:
         self._rows = tuple(self._window)
         self._broken: Tensor | None = None  # the window in which a chain broke, as it was
         self._in_window = torch.full((len(x),), -1, device=x.device)  # and its number
-        self._n_windows = self._filled = 0
+        self._n_windows = self._filled = self._done = 0
+        self._steps: list[int] = []  # the last transition before each note
 
-    def __call__(self, i: int, state: Any, info: Any) -> None:
-        """Takes note of one transition: the mean over a point is infinite or NaN where the point is."""
+    def __call__(self, n: int, state: Any) -> None:
+        """Takes note of n transitions: the mean over a point is infinite or NaN where the point is."""
+        self._done += n
+        self._steps.append(self._done - 1)
         torch.mv(state.x.reshape(-1, self._event), self._shares, out=self._rows[self._filled])
         self._filled += 1
         if self._filled == len(self._rows):
             self._close_window()
 
     def first_steps(self) -> Tensor:
-        """`[chain]`: the first transition after which a chain was not finite, -1 where there is none."""
+        """`[chain]`: the first transition after which a chain was seen not finite, -1 where there is none."""
         if self._filled:
             self._window[self._filled :] = self._window[self._filled - 1]
             self._close_window()
         if self._broken is None:
             return self._in_window
         at = (~self._broken.isfinite()).to(torch.uint8).argmax(0)
-        return torch.where(self._in_window < 0, -1, self._in_window * len(self._rows) + at)
+        notes = (self._in_window * len(self._rows) + at).clamp(min=0)
+        return torch.where(self._in_window < 0, -1, torch.tensor(self._steps, device=at.device)[notes])
 
     def report(self, advice: str) -> None:
         """Warns, once, if there is something to say."""
         first = self.first_steps()
         diverged = first[(first >= 0) & ~self.stuck]
         parts = []
+        when = "at" if self._done == len(self._steps) else "by"  # compiled blocks are seen as a whole
         if len(diverged):
             parts.append(
-                f"{len(diverged)} of {self.n_chains} chains diverged, the first at step {int(diverged.min())} of this "
-                f"run: they are not finite from there on. What helps: {advice}."
+                f"{len(diverged)} of {self.n_chains} chains diverged, the first {when} step {int(diverged.min())} of "
+                f"this run: they are not finite from there on. What helps: {advice}."
             )
         if self.n_stuck:
             parts.append(

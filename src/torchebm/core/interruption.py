@@ -28,6 +28,7 @@ class Interruption:
         """Transitions that were completed, and the state they led to, if the run was ended."""
         self._wanted = wanted and threading.current_thread() is threading.main_thread()
         self._before: Any = None
+        self._done = 0
 
     def __enter__(self) -> "Interruption":
         if self._wanted and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -38,14 +39,15 @@ class Interruption:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def __call__(self, i: int, state: Any, info: Any) -> None:
-        """Ends the run here, after transition `i`, if Ctrl-C was pressed."""
+    def __call__(self, n: int, state: Any) -> None:
+        """Takes note of n transitions, and ends the run after them if Ctrl-C was pressed."""
+        self._done += n
         if self.pressed:
-            self.reached = i + 1, state
+            self.reached = self._done, state
             raise KeyboardInterrupt
 
-    def refuse(self, i: int, state: Any, info: Any) -> None:
-        """The same where there is nothing to return yet."""
+    def refuse(self, n: int, state: Any) -> None:
+        """Ends a warm-up, of which there is nothing to return."""
         if self.pressed:
             raise KeyboardInterrupt
 

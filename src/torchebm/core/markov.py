@@ -9,36 +9,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .adaptation import Adaptation
+from .adaptation import Tunable
 from .checks import integer, warn_caller
+from .compiled import Compilable
 from .divergence import DivergenceWatch
 from .interruption import Interruption, SamplingInterruptedWarning
 from .model import evaluating
 from .progress import progress_bar
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
-from .sampler import BaseSampler
-from .schedulers import ConstantScheduler
+from .sampler import SamplerState
 from .shapes import select, sum_event
 from .starting import starting_points, stuck
 from .target import Target
 
-__all__ = ["MarkovSampler", "Run", "SamplerState"]
+__all__ = ["MarkovSampler", "Run"]
 
 Observer = Callable[[int, Any, Any], None]  # of a transition's index, the state it led to, and its info
-
-
-class SamplerState(NamedTuple):
-    """Where a run stopped: what `state=` continues from."""
-
-    kernel: Any
-    """What the transition keeps: a NamedTuple of `[chain, ...]` tensors."""
-    step: int
-    """Transitions since the schedules began."""
-
-    @property
-    def x(self) -> Tensor:
-        """The chains, `[chain, *event]`, in the coordinates that the sampler walks in."""
-        return self.kernel.x
+Notice = Callable[[int, Any], None]  # of how many transitions there were since the last, and the state they led to
 
 
 class Run(NamedTuple):
@@ -54,7 +41,7 @@ class Run(NamedTuple):
     """To continue from."""
 
 
-class MarkovSampler(BaseSampler):
+class MarkovSampler(Tunable, Compilable):
     """A sampler made of one transition. A subclass writes the kernel below; the loop is written once, here.
 
     | method | returns |
@@ -75,14 +62,6 @@ class MarkovSampler(BaseSampler):
     """Whether the kernel reads the target's gradient."""
     divergence_advice = "a smaller step_size"
     """What to change when chains diverge."""
-    tuned_parameter: str | None = None
-    """The scheduled parameter that a warm-up tunes, unless the user put it on a schedule."""
-    target_acceptance: float | None = None
-    """The acceptance rate that it is tuned to; `None` for a warm-up that tunes nothing."""
-    tuning: dict[str, Any] | None = None
-    """What the last warm-up found: the parameters, the kind of mass, the acceptance rate reached, and its length."""
-    untuned: Mapping[str, tuple[Any, Any]] = {}
-    """For each parameter that a warm-up wrote, what it wrote and what the user had given."""
 
     @abstractmethod
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Any:
@@ -114,58 +93,16 @@ class MarkovSampler(BaseSampler):
         """What starting points are judged by: the target, with all of the data where a step sees a part."""
         return target
 
-    # tuning -----------------------------------------------------------------------------------------------------------
-
-    def adaptation(self, n_warmup: int) -> Adaptation | None:
-        """What tunes the sampler during a warm-up of `n_warmup` transitions; `None` for nothing."""
-        return None
-
-    def warm_up(self, x: Float[Tensor, " chain *event"] | None = None, n_steps: int = 1000,
-                **options: Any) -> SamplerState:  # fmt: skip
-        """Tunes the sampler, and takes the chains to where they may be sampled from.
-
-        Args:
-            x: Starting points, as for `sample`; left out, they are standard normal.
-            n_steps: Transitions.
-            **options: As for `sample`: `n_samples`, `dim`, `generator`, `model_kwargs`, `progress`, `state`.
-
-        Returns:
-            What `sample(state=...)` continues from. What was found is in `tuning`, and stays in force.
-        """
-        return self.run(x, n_steps=0, n_warmup=n_steps, **options).state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Constant parameters, the mass and the report of a warm-up: numbers, strings and tensors."""
-        constant = {n: s.start_value for n, s in self.schedulers.items() if isinstance(s, ConstantScheduler)}
-        mass = {"mass": self.mass} if hasattr(self, "mass") else {}
-        return {"parameters": constant, **mass, "tuning": None if self.tuning is None else dict(self.tuning)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict()` of a sampler of this kind returned.
-
-        Raises:
-            ValueError: If it comes from another kind of sampler.
-        """
-        unknown = set(state["parameters"]) - set(self.schedulers)
-        if unknown or ("mass" in state) != hasattr(self, "mass"):
-            raise ValueError(
-                f"the saved state of another kind of sampler: {type(self).__name__} has {sorted(self.schedulers)}, "
-                f"the state {sorted(state['parameters'])}{' and a mass' if 'mass' in state else ''}."
-            )
-        for name, value in state["parameters"].items():
-            self.register_scheduler(name, value)
-        if "mass" in state:
-            self.mass = state["mass"]
-        self.tuning, self.untuned = state["tuning"], {}
-
     # the loop ---------------------------------------------------------------------------------------------------------
 
     def advance(self, state: Any, start: int, n_steps: int, *, target: Target, generator: torch.Generator | None = None,
                 temperature: float | Tensor = 1.0, parameters: Mapping[str, list[float]] | None = None,
-                observe: Observer | None = None, held: Tensor | None = None) -> Any:  # fmt: skip
+                observe: Observer | None = None, notice: Notice | None = None,
+                held: Tensor | None = None) -> Any:  # fmt: skip
         """The one loop: `n_steps` transitions from `state`, the first being number `start`.
 
-        Noise is drawn step by step in a fixed order, so that the stream does not depend on how a run is cut.
+        Noise is drawn step by step in a fixed order, so that the stream does not depend on how a run is cut, nor on
+        whether it is compiled.
 
         Args:
             state: From `init`, or an earlier `advance`.
@@ -176,22 +113,29 @@ class MarkovSampler(BaseSampler):
             temperature: A number, or one a chain.
             parameters: Values of the scheduled parameters, `n_steps` each; those of the schedules if left out.
             observe: Called after each transition with its index, the state and the info.
+            notice: Called after each transition, or compiled block of them, with their number and the state.
             held: `[chain]`, true for chains that stay where they are.
 
         Returns:
             The last state.
         """
         parameters = self.parameter_table(start, n_steps) if parameters is None else parameters
+        done = 0
+        if self.compiled is not None:
+            self.prepare(state.x)
+            state, done = self.compiled.advance(state, n_steps, target=target, generator=generator,
+                                                temperature=temperature, parameters=parameters, observe=observe,
+                                                notice=notice, held=held)  # fmt: skip
         noise = tuple(buffer[0] for buffer in self.noise(state.x, 1))
-        for i in range(n_steps):
+        for i in range(done, n_steps):
             self.draw(noise, generator)
             now = {name: values[i] for name, values in parameters.items()}
             new, info = self.step(state, noise, target, temperature=temperature, **now)
-            if held is not None:
-                new = select(~held, new, state)
-            state = new
+            state = new if held is None else select(~held, new, state)
             if observe is not None:
                 observe(i, state, info)
+            if notice is not None:
+                notice(1, state)
         return state
 
     @torch.no_grad()
@@ -221,6 +165,8 @@ class MarkovSampler(BaseSampler):
         model, transform = self.model.coordinates()
         to_user = (lambda z: z) if transform is None else lambda z: cast(Tensor, transform(z)).to(z.dtype)
         target = Target(model, model_kwargs, self.precision)
+        if self.compiled is not None:
+            target = self.compiled.wrap(target)
 
         def energy(state: Any) -> Tensor:
             """Of the density in the user's coordinates, where a volume may differ from the sampler's."""
@@ -246,19 +192,19 @@ class MarkovSampler(BaseSampler):
             watch = DivergenceWatch(z, lost, n_warmup + n_steps)
             shown = progress_bar(progress, n_warmup + n_steps, type(self).__name__)
             with Interruption(interruptible) as interruption, shown as tick:
-                always: list[Observer] = [] if self.can_reject else [watch]
+                always: list[Notice] = [] if self.can_reject else [watch]
                 if progress:
-                    always.append(lambda i, state, info: tick())
-                wanted: list[Observer] = [record] if store is not None or diagnostics else []
-                ends: list[Observer] = [interruption] if interruptible else []
+                    always.append(self._progress(tick))
+                observe = record if store is not None or diagnostics else None
                 if moves:
                     options = {"target": target, "generator": generator, "held": held}
-                    before = _all(always + ([interruption.refuse] if interruptible else []))
-                    kernel = self._warm_up(kernel, start, n_warmup, observe=before, **options)
+                    notice = _all(always + ([interruption.refuse] if interruptible else []))
+                    kernel = self._tune(kernel, start, n_warmup, notice=notice, **options)
                     parameters = self.parameter_table(start, n_steps)  # as tuned
-                    observe = _all(always + wanted + ends)
+                    notice = _all(always + ([interruption] if interruptible else []))
                     try:
-                        kernel = self.advance(kernel, start, n_steps, parameters=parameters, observe=observe, **options)
+                        kernel = self.advance(kernel, start, n_steps, parameters=parameters, observe=observe,
+                                              notice=notice, **options)  # fmt: skip
                     except KeyboardInterrupt:
                         if interruption.reached is None:
                             raise
@@ -280,29 +226,6 @@ class MarkovSampler(BaseSampler):
                 SamplingInterruptedWarning,
             )
         return result
-
-    def _warm_up(self, state: Any, start: int, n_warmup: int, *, target: Target, generator: torch.Generator | None,
-                 observe: Observer | None, held: Tensor | None) -> Any:  # fmt: skip
-        """Transitions at the schedules' first values, except for what an adaptation tunes."""
-        at_first = self.parameter_table(start, 1)
-        options: dict[str, Any] = {"target": target, "generator": generator, "held": held}
-        adaptation = self.adaptation(n_warmup) if n_warmup else None
-        if adaptation is None:
-            table = {name: values * n_warmup for name, values in at_first.items()}
-            return self.advance(state, start, n_warmup, parameters=table, observe=observe, **options)
-        try:
-            state, now = adaptation.begin(state, target, generator)
-            seen: list[Any] = []
-            watched = _all([lambda i, state, info: seen.append(info), *([] if observe is None else [observe])])
-            for i in range(n_warmup):
-                table = at_first | {name: [value] for name, value in now.items()}
-                state = self.advance(state, start, 1, parameters=table, observe=watched, **options)
-                now = adaptation.update(i, state, seen.pop())
-        except BaseException:
-            adaptation.abandon()
-            raise
-        adaptation.finish()
-        return state
 
     def sample(self, x: Float[Tensor, " chain *event"] | None = None, dim: int | tuple[int, ...] | None = None,
                n_steps: int = 100, n_samples: int = 1, thin: int = 1, return_trajectory: bool = False,
@@ -360,13 +283,13 @@ class MarkovSampler(BaseSampler):
         return max((scheduler.step_count for scheduler in self.schedulers.values()), default=0)
 
 
-def _all(observers: list[Observer]) -> Observer | None:
-    """One observer that calls each, without a detour where there is one or none."""
-    if len(observers) < 2:
-        return observers[0] if observers else None
+def _all(notices: list[Notice]) -> Notice | None:
+    """One function that calls each, without a detour where there is one or none."""
+    if len(notices) < 2:
+        return notices[0] if notices else None
 
-    def observe(i: int, state: Any, info: Any) -> None:
-        for observer in observers:
-            observer(i, state, info)
+    def notice(n: int, state: Any) -> None:
+        for each in notices:
+            each(n, state)
 
-    return observe
+    return notice

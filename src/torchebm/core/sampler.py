@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .model import BaseModel, as_model
 from .schedulers import BaseScheduler, ConstantScheduler, as_scheduler
 from .target import check_precision
 
-__all__ = ["BaseSampler", "SamplerOptions", "Scheduled"]
+__all__ = ["BaseSampler", "SamplerOptions", "SamplerState", "Scheduled"]
 
 
 class SamplerOptions(TypedDict, total=False):
@@ -24,6 +24,20 @@ class SamplerOptions(TypedDict, total=False):
     dtype: torch.dtype | None
     device: torch.device | str | None
     precision: str | None
+
+
+class SamplerState(NamedTuple):
+    """Where a run stopped: what `state=` continues from."""
+
+    kernel: Any
+    """What the transition keeps: a NamedTuple of `[chain, ...]` tensors."""
+    step: int
+    """Transitions since the schedules began."""
+
+    @property
+    def x(self) -> Tensor:
+        """The chains, `[chain, *event]`, in the coordinates that the sampler walks in."""
+        return self.kernel.x
 
 
 class Scheduled:

@@ -30,7 +30,8 @@ class Target:
             )
         self.model = model
         self.model_kwargs = dict(model_kwargs or {})
-        self.autocast_dtype = _AUTOCAST[check_precision(precision)]
+        self.precision = check_precision(precision)
+        self.autocast_dtype = _AUTOCAST[precision]
         self._has_closed_form = type(model).gradient is not BaseModel.gradient and self.autocast_dtype is None
         self._known: tuple[Tensor, Tensor, Tensor | None] | None = None
 
@@ -41,6 +42,10 @@ class Target:
         energy, gradient = self._take_known(x)
         if energy is not None and gradient is not None:
             return energy, gradient
+        return self.evaluate(x)
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy and gradient, computed now."""
         if self.autocast_dtype is None:
             energy, gradient = self.model.energy_and_gradient(x, **self.model_kwargs)
         else:
@@ -79,6 +84,10 @@ class Target:
         self._known = (x, energy, gradient)
         finite = energy.isfinite()
         return finite if gradient is None else finite & gradient.isfinite().reshape(len(x), -1).all(1)
+
+    def under(self, model_kwargs: dict) -> "Target":
+        """The same model under another condition."""
+        return Target(self.model, model_kwargs, self.precision)
 
     def _take_known(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if self._known is None:

@@ -112,10 +112,12 @@ def flat(state: Any) -> Any:
 
 
 def each_leaf(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A state or info of the same kind, with the function applied to each tensor."""
     return type(state)(*map(function, state))
 
 
-def repeat(x: Float[Tensor, " chain *event"], n: int) -> Tensor:
+def repeat(x: Float[Tensor, " chain *event"], n: int) -> Float[Tensor, " chain_replica *event"]:
+    """Each chain n times, one for each replica."""
     return x.unsqueeze(1).expand(len(x), n, *x.shape[1:]).flatten(0, 1)
 
 

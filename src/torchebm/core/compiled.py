@@ -1,0 +1,259 @@
+"""Blocks of transitions, compiled: the same kernels, with randomness, schedules, conditions and weights as inputs."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .checks import integer
+from .sampler import BaseSampler
+from .shapes import select
+from .target import Target
+
+__all__ = ["Compilable", "CompilationError", "CompiledBlocks", "CompiledEnergy"]
+
+# Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
+# again; these make it write intermediate results down. Measured on CPUs.
+_CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2, "realize_acc_reads_threshold": 2}
+
+
+class CompilationError(RuntimeError):
+    """A sampler or a model that cannot be compiled, with the line that stands in the way."""
+
+
+class Specialised:
+    """A function of a target and of nested tuples and dicts of tensors, compiled for each combination of shapes.
+
+    What changes in value alone compiles nothing: schedules, temperatures, conditions, weights.
+
+    Args:
+        function: Pure; its first argument is a `Target`.
+        options: For `torch.compile`.
+        what: What it is, for error messages.
+    """
+
+    def __init__(self, function: Any, options: Mapping[str, Any], what: str) -> None:
+        self.function, self.options, self.what = function, dict(options), what
+        torch.compile(lambda: None, **self.options)  # which refuses what it does not know
+        self.seconds = 0.0
+        """What compiling took so far."""
+        self._compiled: dict[Any, Any] = {}
+
+    def __call__(self, target: Target, *arguments: Any) -> Any:
+        key = (type(arguments[0]), *map(_signature, _leaves(arguments)))
+        compiled = self._compiled.get(key)
+        if compiled is not None:
+            return compiled(target, *arguments)
+        compiled = self._compile(next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device)
+        began = time.perf_counter()
+        try:
+            result = compiled(target, *arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise self._explained(error, target) from error
+        self.seconds += time.perf_counter() - began
+        self._compiled[key] = compiled
+        return result
+
+    def _compile(self, device: torch.device) -> Any:
+        """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes."""
+        own = FunctionType(self.function.__code__.replace(), self.function.__globals__, self.function.__name__, None,
+                           self.function.__closure__)  # fmt: skip
+        options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
+        if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
+            known = torch._inductor.list_options()
+            measured = {name: value for name, value in _CPU_OPTIONS.items() if name in known}
+            options["options"] = measured | options.get("options", {})
+        return torch.compile(own, **options)
+
+    def _explained(self, error: Exception, target: Target) -> CompilationError:
+        """The error of a trace, with the line where it stopped."""
+        where = ""
+        with contextlib.suppress(IndexError, TypeError):
+            line = list(getattr(error, "real_stack", []))[-1]
+            where = f" at {line.filename}:{line.lineno}, `{line.line}`"
+        reason = str(error).strip().splitlines()[0]
+        return CompilationError(
+            f"{self.what} on {type(target.model).__name__} cannot be compiled: {reason}{where}. Rewrite that line with "
+            "tensor operations, or sample without compile()."
+        )
+
+
+class CompiledBlocks:
+    """Runs `n_steps` transitions of a sampler as one function.
+
+    Args:
+        sampler: Whose `step`; a pure function of tensors.
+        n_steps: Transitions in one call.
+        options: For `torch.compile`.
+    """
+
+    def __init__(self, sampler: Any, n_steps: int, options: Mapping[str, Any]) -> None:
+        def block(target: Target, state: Any, noise: tuple[Tensor, ...], values: dict[str, Tensor], condition: dict,
+                  temperature: float | Tensor, held: Tensor | None,
+                  every: bool) -> tuple[Any, list[tuple[Any, Any]]]:  # fmt: skip
+            target = target.under(condition)
+            seen = []
+            for i in range(n_steps):
+                now = {name: column[i] for name, column in values.items()}
+                z = tuple(buffer[i] for buffer in noise)
+                new, info = sampler.step(state, z, target, temperature=temperature, **now)
+                state = new if held is None else select(~held, new, state)
+                if every:
+                    seen.append((state, info))
+            return state, seen
+
+        self.sampler, self.n_steps = sampler, n_steps
+        self.function = Specialised(block, options, type(sampler).__name__)
+
+    def advance(self, state: Any, n_steps: int, *, target: Target, generator: torch.Generator | None,
+                temperature: float | Tensor, parameters: Mapping[str, Sequence[float | Tensor]],
+                observe: Callable[[int, Any, Any], None] | None, notice: Callable[[int, Any], None] | None,
+                held: Tensor | None) -> tuple[Any, int]:  # fmt: skip
+        """As many whole blocks as `n_steps` has; arguments are those of `MarkovSampler.advance`.
+
+        Returns:
+            The state, and how many transitions led to it.
+        """
+        size = self.n_steps
+        if n_steps < size:
+            return state, 0
+        noise = self.sampler.noise(state.x, size)
+        rows = [tuple(buffer[i] for buffer in noise) for i in range(size)]
+        x, wide = state.x, torch.promote_types(state.x.dtype, torch.float32)
+        columns = {name: _column(values, x.device, wide) for name, values in parameters.items()}
+        if not isinstance(temperature, Tensor) and temperature != 1.0:
+            temperature = torch.tensor(temperature, dtype=wide, device=x.device)
+        blocks = range(0, n_steps - n_steps % size, size)
+        for i in blocks:
+            for row in rows:
+                self.sampler.draw(row, generator)
+            values = {name: column[i : i + size] for name, column in columns.items()}
+            every = observe is not None
+            state, seen = self.function(target, state, noise, values, target.model_kwargs, temperature, held, every)
+            if observe is not None:
+                for k, (each, info) in enumerate(seen, i):
+                    observe(k, each, info)
+            if notice is not None:
+                notice(size, state)
+        return state, blocks.stop
+
+    def wrap(self, target: Target) -> Target:
+        """The target as it is: it is compiled with the step."""
+        return target
+
+
+class CompiledEnergy:
+    """Evaluates energies and gradients as one function: for samplers that decide on the host, within a step.
+
+    Args:
+        sampler: Whose model it is.
+        options: For `torch.compile`.
+    """
+
+    def __init__(self, sampler: Any, options: Mapping[str, Any]) -> None:
+        def evaluate(target: Target, x: Tensor, condition: dict) -> tuple[Tensor, Tensor]:
+            return target.under(condition).evaluate(x)
+
+        self.function = Specialised(evaluate, options, type(sampler).__name__)
+
+    def advance(self, state: Any, n_steps: int, **options: Any) -> tuple[Any, int]:
+        """No transitions: the loop makes them."""
+        return state, 0
+
+    def wrap(self, target: Target) -> Target:
+        """The target, evaluated by the compiled function."""
+        return _CompiledTarget(target, self.function)
+
+
+class Compilable(BaseSampler):
+    """What `MarkovSampler` knows of compilation."""
+
+    compiled: CompiledBlocks | CompiledEnergy | None = None
+    """What `compile()` made."""
+    steps_per_block: int | None = 1
+    """Transitions that compile well as one function; `None` where the host decides, within one, how it goes on."""
+
+    def compile(self, block: int | None = None, **options: Any) -> Self:
+        """Compiles blocks of transitions, from the next run on, and returns the sampler.
+
+        Of samplers whose host decides, within a transition, how it goes on (`steps_per_block` is `None`), the energy
+        and its gradient are compiled instead. The first run of each shape, dtype and device takes some seconds longer.
+        Runs give the same draws as before up to rounding, which chaotic dynamics amplify. Steps that do not fill a
+        block, and those of a warm-up that tunes, are not compiled.
+
+        Args:
+            block: Transitions in one function; chosen by the kind of sampler if left out.
+            **options: For `torch.compile`.
+
+        Raises:
+            CompilationError: In the first run, if the model cannot be traced; it names the line.
+            ValueError: If a block is asked of a sampler that has none.
+
+        Example:
+            >>> from torchebm.core import HarmonicModel
+            >>> from torchebm.samplers import LangevinDynamics
+            >>> sampler = LangevinDynamics(HarmonicModel(), step_size=0.1).compile(backend="eager")
+            >>> sampler.sample(dim=2, n_samples=5, n_steps=100).shape
+            torch.Size([5, 2])
+        """
+        if self.steps_per_block is not None:
+            size = self.steps_per_block if block is None else integer("block", block, at_least=1)
+            self.compiled = CompiledBlocks(self, size, options)
+        elif block is None:
+            self.compiled = CompiledEnergy(self, options)
+        else:
+            raise ValueError(
+                f"{type(self).__name__} decides on the host how a transition goes on, so there are no blocks of them: "
+                "leave block out, and its energy and gradient are compiled."
+            )
+        return self
+
+    def _progress(self, tick: Callable[..., None]) -> Callable[[int, Any], None]:
+        """Moves the progress bar, which shows what compiling took once it is known."""
+        if self.compiled is None:
+            return lambda n, state: tick(n)
+        function = self.compiled.function
+        before = function.seconds
+
+        def notice(n: int, state: Any) -> None:
+            took = function.seconds - before
+            tick(n, **({"compiled in": f"{took:.1f} s"} if took else {}))
+
+        return notice
+
+    def prepare(self, x: Float[Tensor, " chain *event"]) -> None:
+        """Fills what `step` caches beside the state, since a compiled step only reads it."""
+
+
+class _CompiledTarget(Target):
+    def __init__(self, target: Target, function: Specialised) -> None:
+        vars(self).update(vars(target))
+        self._plain, self._function = target, function
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._function(self._plain, x, self.model_kwargs)
+
+
+def _column(values: Sequence[float | Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`[n]`: what `step` takes for each of n transitions."""
+    if any(isinstance(value, Tensor) for value in values):
+        return torch.stack([torch.as_tensor(value, device=device, dtype=dtype) for value in values])
+    return torch.tensor(values, device=device, dtype=dtype)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Everything in nested tuples and dicts, with the names of the dicts."""
+    if isinstance(tree, tuple):
+        return [leaf for branch in tree for leaf in _leaves(branch)]
+    if isinstance(tree, dict):
+        return [leaf for item in tree.items() for leaf in _leaves(item)]
+    return [tree]
+
+
+def _signature(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
