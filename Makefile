@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo test mutation lint types clean
 
 setup: .venv/.complete
 
@@ -24,6 +24,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2
+
+# Breaks each sampler on purpose, a sign or a term at a time, and shows that tests go red: tests/mutation.
+mutation: setup
+	$(BIN)/python tests/mutation/run.py --jobs 2
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

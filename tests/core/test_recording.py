@@ -35,7 +35,8 @@ def test_draw_k_is_the_state_after_k_plus_1_times_thin_transitions(case, n_steps
 
 
 def test_warmup_is_not_returned(case, seeded):
-    one_step = {"path_length": 0.1} if "path_length" in case.scheduled else {}  # it may vary with the transition
+    lengths = {"path_length", "decoherence_length"} & set(case.scheduled)
+    one_step = dict.fromkeys(lengths, 0.1)  # the number of steps may vary with the transition
     sampler = case.make(HarmonicModel(), **one_step)
     sampler.target_acceptance = None  # nothing to tune: the first of many transitions
     assert torch.equal(run(sampler, seeded(), n_steps=5, n_warmup=7), run(sampler, seeded(), n_steps=12)[:, 7:])

@@ -1,13 +1,24 @@
 """Every argument that makes no sense is refused, before anything runs, by an error that names it."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
-from torchebm.core import EnergyModel, HarmonicModel, SamplerState
+from torchebm.core import BaseModel, EnergyModel, HarmonicModel, SamplerState
 
 NAN, INF = float("nan"), float("inf")
 X = torch.zeros(4, 2)
+
+
+@pytest.fixture(autouse=True)
+def networks_are_the_same_each_time():
+    """What is drawn without a generator, as the weights of networks, is drawn from a stream that begins here."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
 
 CALLS = [
     ("x is a list", {"x": [[0.0, 0.0]]}, TypeError, "x must be a tensor .*; got list. Use torch.as_tensor"),
@@ -82,6 +93,29 @@ def test_refused_by_every_constructor(case, options, error, match):
         case.make(HarmonicModel(), **options)
 
 
+def own_parameters(cls):
+    """All that its constructor takes, but for the model and the options that all samplers have."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, -1, -0.5, "junk", 1j, {}], ids=repr)
+def test_no_parameter_of_any_constructor_takes_what_is_no_value_of_it(case, value):
+    for name in own_parameters(case.cls):
+        with pytest.raises((ValueError, TypeError), match=name):
+            case.cls(HarmonicModel(), **{name: value})
+
+
+MAY_BE_ZERO = {"noise_scale", "jitter", "path_jitter", "momentum", "gradient_noise"}
+
+
+@pytest.mark.parametrize("zero", [0, 0.0], ids=repr)
+def test_no_size_and_no_step_is_zero(case, zero):
+    for name in set(own_parameters(case.cls)) - MAY_BE_ZERO:
+        with pytest.raises((ValueError, TypeError), match=name):
+            case.cls(HarmonicModel(), **{name: zero})
+
+
 @pytest.mark.parametrize("value", [True, None, "0.1", [0.1], 1j, NAN, INF, -INF, -1.0, torch.ones(2)], ids=repr)
 def test_refused_as_any_scheduled_parameter(case, value):
     for name in case.scheduled:
@@ -144,6 +178,46 @@ def test_an_energy_without_gradient(case, energy, generator):
             sampler.sample(X, n_steps=1, generator=generator)
     else:
         assert sampler.sample(X, n_steps=1, generator=generator).shape == (4, 2)
+
+
+class Column(BaseModel):
+    def forward(self, x):
+        return 0.5 * x.square().sum(-1, keepdim=True)
+
+
+def test_a_column_of_energies_is_an_error_in_a_model_and_means_the_same_in_a_network(case, seeded):
+    """`[n, 1]` would broadcast with `[n]` to `[n, n]`."""
+    with pytest.raises(ValueError, match=r"energies of shape \[4, 1\]; expected \[4\], one scalar per chain"):
+        case.make(Column()).sample(X, n_steps=1)
+    column, flat = (
+        case.make(EnergyModel(lambda x, keep=keep: 0.5 * x.square().sum(-1, keepdim=keep))) for keep in (True, False)
+    )
+    x = [sampler.sample(X + 1, n_steps=5, generator=seeded()) for sampler in (column, flat)]
+    assert torch.equal(*x)
+
+
+# nobody there, and elsewhere ------------------------------------------------------------------------------------------
+
+
+def test_no_chains_are_no_error(case, generator):
+    before = generator.get_state()
+    for given in ({"x": torch.zeros(0, 2)}, {"n_samples": 0, "dim": 2}):
+        trajectory, noted, state = case.make(HarmonicModel()).sample(
+            **given, n_steps=6, n_warmup=40, thin=2, generator=generator, return_trajectory=True,
+            return_diagnostics=True, return_state=True,
+        )  # fmt: skip
+        assert trajectory.shape == (0, 3, 2)
+        assert {noted[name].shape for name in noted if name not in ("mean", "var")} == {(0, 3)}
+        assert noted["mean"].shape == (3, 2)
+        assert state.x.shape == (0, 2)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_a_model_or_a_generator_on_another_device(case, generator):
+    with pytest.raises(ValueError, match="x is on meta, the model on cpu: move one of them"):
+        case.make(nn.Linear(2, 1), device="meta").sample(dim=2, n_steps=1)
+    with pytest.raises(ValueError, match="the generator lives on cpu, the tensors it should fill on meta: create it"):
+        case.make(HarmonicModel(), device="meta").sample(dim=2, n_steps=1, generator=generator)
 
 
 def test_nothing_runs_and_no_number_is_drawn_before_arguments_are_checked(case, counting_model, generator):

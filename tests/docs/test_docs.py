@@ -63,6 +63,8 @@ def test_python(page, tmp_path, monkeypatch, request):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
+    if "torchebm.diagnostics" in "".join(blocks(page, "python")):
+        pytest.importorskip("arviz")
     if "runs/digits" in "".join(blocks(page, "python")):
         shutil.copytree(request.getfixturevalue("small_run"), tmp_path / "runs" / "digits")
     fit = Trainer.fit  # the README's training takes a minute, and here a few steps of it

@@ -24,3 +24,35 @@ def test_gaussian_1d(tmp_path):
     (mean, spread), (sample_mean, sample_spread) = ((float(line[2]), float(line[-1])) for line in lines)
     assert abs(sample_mean - mean) < 0.5  # after a seventh of the updates
     assert 0.6 < sample_spread / spread < 1.6
+
+
+def test_choosing_a_sampler(tmp_path):
+    printed = run("choosing_a_sampler.py", "--quick", "--out", "pictures", cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["cost.png", "traces.png"]
+    header, *rows = [line.split() for line in printed.splitlines()]
+    cost = {row[0]: float(row[5]) for row in rows}
+    assert len(cost) == 7
+    assert header[3] == "evaluations/ESS"
+    assert max(cost[n] for n in cost if n.endswith("MonteCarlo")) < cost["MetropolisHastings"]
+
+
+def test_bayesian_regression(tmp_path):
+    printed = run("bayesian_regression.py", "--quick", "--out", "pictures", cwd=tmp_path)
+    pictures = ["energy.png", "pair.png", "rank.png", "trace.png"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == pictures
+    table = {line.split()[0]: line.split() for line in printed.splitlines() if line}
+    for label, truth in [("intercept", 1.0), ("slope[0]", 2.0), ("slope[1]", -1.0)]:
+        assert abs(float(table[label][1]) - truth) < 4 * float(table[label][2])  # the data are always the same
+    assert float(table["freedom"][1]) > 1
+
+
+def test_multimodal(tmp_path):
+    printed = run("multimodal.py", "--quick", "--out", "pictures", cwd=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["shares.png", "traces.png"]
+    both, one, tempered = [line.split() for line in printed.splitlines() if "R-hat" in line and "mass" in line]
+    r_hats = [float(words[words.index("R-hat") + 1].rstrip(",")) for words in (both, one, tempered)]
+    shares = [float(words[words.index("of") - 1]) for words in (both, one, tempered)]
+    assert r_hats[0] > 1.5
+    assert r_hats[1] < 1.02  # and nearly a third of the mass is missing
+    assert shares[:2] == [0.5, 0.0]
+    assert abs(shares[2] - 0.3) < 0.1  # five standard errors of so few draws

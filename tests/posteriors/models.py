@@ -149,10 +149,13 @@ class GaussianProcess(ClosedFormModel):
         kernel = alpha[:, None, None] ** 2 * torch.exp(-0.5 * self.squares / rho[:, None, None] ** 2)
         covariance = kernel + torch.diag_embed(sigma[:, None].expand(-1, len(self.y)))
         factor, failed = torch.linalg.cholesky_ex(covariance)
+        # Rounding leaves the farthest points without a factor; theirs is an infinite energy, and any other will do.
+        singular = (failed != 0)[:, None, None] | (factor.diagonal(0, 1, 2) <= 0).any(1)[:, None, None]
+        factor = torch.where(singular, torch.eye(len(self.y), dtype=x.dtype), factor)
         solved = torch.cholesky_solve(self.y[:, None].expand(len(x), -1, 1), factor)[:, :, 0]
         likelihood = 0.5 * solved @ self.y + factor.diagonal(0, 1, 2).log().sum(1)
         prior = 4 * rho - 24 * rho.log() + alpha**2 / 8 + sigma**2 / 2
-        energy = torch.where(failed == 0, likelihood + prior + self.constant, torch.inf)
+        energy = torch.where(singular[:, 0, 0], torch.inf, likelihood + prior + self.constant)
         return energy, kernel, factor, solved
 
 
@@ -160,7 +163,9 @@ class NormalMixture(ClosedFormModel):
     """x = (mu_1 < mu_2, sigma_1, sigma_2, theta): y ~ theta Normal(mu_1, sigma_1) + (1 - theta) Normal(mu_2, sigma_2).
 
     mu ~ Normal(0, 2), sigma ~ half-Normal(2), theta ~ Beta(5, 5). The logarithms of both components are quadratic in y,
-    so that one matrix product with (1, y, y^2) makes their difference, and one more the gradient.
+    so that one matrix product with (1, y, y^2) makes their difference, and one more the gradient. Expanded like this
+    they cancel where sigma is below a millionth, and would leave energies far below the least; they are infinite there,
+    where the posterior has no mass to speak of.
     """
 
     support = [(ordered, 2), (constraints.positive, 2), (constraints.unit_interval, 1)]  # noqa: RUF012
@@ -196,7 +201,7 @@ class NormalMixture(ClosedFormModel):
         difference = (curves[:, :, 0] - curves[:, :, 1]) @ self.powers  # [chain, n]
         likelihood = F.softplus(difference, threshold=40).sum(1) + curves[:, :, 1] @ self.sums
         prior = (mu**2 + sigma**2).sum(1) / 8 - 4 * weight.sum(1)
-        return prior - likelihood + self.constant, difference
+        return torch.where((sigma > 1e-6).all(1), prior - likelihood + self.constant, torch.inf), difference
 
 
 def auto_regression(y, K, T):

@@ -8,83 +8,55 @@ import math
 import pytest
 import torch
 
-from torchebm.core import BaseModel, EnergyModel, Target
+from torchebm.core import EnergyModel, Target
 from torchebm.samplers import BarkerProposal, MetropolisAdjustedLangevin
 
 F64 = torch.float64
 N = 40
 S = 0.9
-TEMPERATURES = {"one": 1.0, "two": 2.0, "a chain": torch.linspace(0.5, 3.0, N, dtype=F64)}
 
 
-class Skewed(BaseModel):
-    """E = sum(x + exp(-x)) + (sum x)² / 20."""
+@pytest.fixture
+def log_q(skewed):
+    """`log_q(there, here, s, T)`: logarithm of the density of proposing `there` from `here`.
 
-    def forward(self, x):
-        x = x.reshape(len(x), -1)
-        return (x + torch.exp(-x)).sum(1) + x.sum(1).square() / 20
+    Twice a normal one, times the chance of its sign.
+    """
 
+    def density(there, here, s, T):
+        step = there - here
+        normal = torch.distributions.Normal(0, s).log_prob(step)
+        return (math.log(2) + normal - torch.log(1 + torch.exp(step * skewed.slope(here) / T))).sum()
 
-def E(x):
-    return (x + torch.exp(-x)).sum() + x.sum() ** 2 / 20
-
-
-def dE(x):
-    return 1 - torch.exp(-x) + x.sum() / 10
-
-
-def log_q(there, here, s, T):
-    """Logarithm of the density of proposing `there` from `here`: twice a normal one, times the chance of its sign."""
-    step = there - here
-    normal = torch.distributions.Normal(0, s).log_prob(step)
-    return (math.log(2) + normal - torch.log(1 + torch.exp(step * dE(here) / T))).sum()
-
-
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-def each(value, i):
-    return float(value[i]) if isinstance(value, torch.Tensor) else value
-
-
-def start(sampler, event, generator):
-    """State and noise, as the loop would make them."""
-    x = torch.randn(N, *event, dtype=F64, generator=generator)
-    target = Target(sampler.model)
-    noise = tuple(buffer[0] for buffer in sampler.noise(x, 1))
-    sampler.draw(noise, generator)
-    return target, sampler.init(x, target, generator), noise
+    return density
 
 
 @pytest.mark.parametrize("s", [S, torch.linspace(0.2, 3.0, N, dtype=F64)], ids=["one step size", "a chain"])
-@pytest.mark.parametrize("T", TEMPERATURES.values(), ids=TEMPERATURES)
-@pytest.mark.parametrize("event", [(3,), (1, 2, 2), ()], ids=["vector", "image", "scalar"])
-def test_one_step(event, T, s, generator):
-    sampler = BarkerProposal(Skewed())
-    target, state, (xi, v, u) = start(sampler, event, generator)
+def test_one_step(event, T, s, skewed, close, each, start, log_q):
+    sampler = BarkerProposal(skewed)
+    target, state, (xi, v, u) = start(sampler, event)
     u[: N // 2] = 0.0  # so that some are rejected
     new, info = sampler.step(state, (xi, v, u), target, temperature=T, step_size=s)
     decisions, turned = [], []
     for i in range(N):
         x, t, k = state.x[i], each(T, i), each(s, i)
-        keep = v[i] < 1 / (1 + torch.exp(k * xi[i] * dE(x) / t))
+        keep = v[i] < 1 / (1 + torch.exp(k * xi[i] * skewed.slope(x) / t))
         turned.append(~keep.flatten())
         y = x + (2 * keep.double() - 1) * k * xi[i]
-        log_ratio = (E(x) - E(y)) / t + log_q(x, y, k, t) - log_q(y, x, k, t)
+        log_ratio = (skewed.at(x) - skewed.at(y)) / t + log_q(x, y, k, t) - log_q(y, x, k, t)
         close(info.acceptance_rate[i], log_ratio.exp().clamp(max=1))
         decisions.append(bool(1 - u[i] < log_ratio.exp()))
         y = y if decisions[-1] else x
         close(new.x[i], y)
-        close(new.energy[i], E(y))
-        close(new.gradient[i], dE(y))
+        close(new.energy[i], skewed.at(y))
+        close(new.gradient[i], skewed.slope(y))
     assert 0 < sum(decisions) < N
     assert 0 < torch.cat(turned).double().mean() < 1
 
 
-def test_detailed_balance(generator):
-    sampler = BarkerProposal(Skewed())
-    target, state, (xi, v, _) = start(sampler, (3,), generator)
+def test_detailed_balance(skewed, close, start, log_q):
+    sampler = BarkerProposal(skewed)
+    target, state, (xi, v, _) = start(sampler, (3,))
     surely, kept = torch.full((N,), 1 - 1e-16, dtype=F64), torch.zeros_like(v)
     there, info = sampler.step(state, (xi, v, surely), target, step_size=S)
     back, info_back = sampler.step(there, ((state.x - there.x) / S, kept, surely), target, step_size=S)
@@ -92,11 +64,11 @@ def test_detailed_balance(generator):
     assert 0 < (info.acceptance_rate < 1).sum() < N
     for i in range(N):
         x, y = state.x[i], there.x[i]
-        one = -E(x) + log_q(y, x, S, 1.0) + info.acceptance_rate[i].log()
-        close(one, -E(y) + log_q(x, y, S, 1.0) + info_back.acceptance_rate[i].log())
+        one = -skewed.at(x) + log_q(y, x, S, 1.0) + info.acceptance_rate[i].log()
+        close(one, -skewed.at(y) + log_q(x, y, S, 1.0) + info_back.acceptance_rate[i].log())
 
 
-def test_a_step_turns_downhill_as_often_as_the_slope_says(generator):
+def test_a_step_turns_downhill_as_often_as_the_slope_says(close, generator):
     """Its mean is E[z tanh(-z g / 2)]; fails below 1e-6. Components turn on their own."""
     slope, n = torch.tensor([2.0, -0.5], dtype=F64), 200_000
     sampler, x = BarkerProposal(EnergyModel(lambda x: x @ slope)), torch.zeros(n, 2, dtype=F64)
@@ -154,10 +126,10 @@ def test_a_scale_that_is_a_hundred_times_too_large_for_one_component_costs_littl
     assert rates[BarkerProposal].mean() > 20 * rates[MetropolisAdjustedLangevin].mean() > 0
 
 
-def test_every_sign_and_the_accept_test_have_a_uniform_of_their_own(generator):
+def test_every_sign_and_the_accept_test_have_a_uniform_of_their_own(skewed, generator):
     """Fails once in 100,000 seeds."""
     n = 20_000
-    sampler = BarkerProposal(Skewed())
+    sampler = BarkerProposal(skewed)
     xi, v, u = (buffer[0] for buffer in sampler.noise(torch.zeros(n, 2, dtype=F64), 1))
     sampler.draw((xi, v, u), generator)
     correlations = torch.corrcoef(torch.cat([xi, v, u.unsqueeze(1)], 1).T) - torch.eye(5, dtype=F64)

@@ -140,7 +140,7 @@ def test_the_rate_is_the_harmonic_mean_of_the_chains_that_go_on():
 
     sampler = ChEESHamiltonianMonteCarlo(HarmonicModel())
     warmup = PathLengthWarmup(sampler, 10)
-    warmup._x = torch.zeros(5, 1)
+    warmup._x, warmup._ends = torch.zeros(5, 1), []  # the final phase
     live = torch.tensor([True, True, True, True, False])
     assert float(warmup.acceptance(Info, live)) == pytest.approx(3 / (2 + 1 + 4) * 3 / 4)
     Info.diverging = torch.ones(5, dtype=torch.bool)

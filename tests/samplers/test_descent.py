@@ -3,61 +3,42 @@
 import pytest
 import torch
 
-from torchebm.core import BaseModel, EnergyModel, GaussianModel, HarmonicModel, SamplingDivergenceWarning, Target
+from torchebm.core import EnergyModel, GaussianModel, HarmonicModel, SamplingDivergenceWarning, Target
 from torchebm.samplers import GradientDescent, LangevinDynamics, NesterovDescent
 
 F64 = torch.float64
 N = 10
-EVENTS = {"vector": (3,), "image": (1, 2, 2), "scalar": ()}
 BOTH = pytest.mark.parametrize("cls", [GradientDescent, NesterovDescent])
 
 
-class Skewed(BaseModel):
-    """E = sum(x + exp(-x)) + (sum x)² / 20."""
-
-    def forward(self, x):
-        x = x.reshape(len(x), -1)
-        return (x + torch.exp(-x)).sum(1) + x.sum(1).square() / 20
-
-
-def dE(x):
-    return 1 - torch.exp(-x) + x.sum() / 10
-
-
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
 @pytest.mark.parametrize("h", [0.3, torch.linspace(0.1, 0.5, N, dtype=F64)], ids=["one h", "h a chain"])
-def test_one_step_of_gradient_descent(event, h, generator):
-    sampler, x = GradientDescent(Skewed()), torch.randn(N, *event, dtype=F64, generator=generator)
+def test_one_step_of_gradient_descent(event, h, skewed, close, generator):
+    sampler, x = GradientDescent(skewed), torch.randn(N, *event, dtype=F64, generator=generator)
     target = Target(sampler.model)
     new, info = sampler.step(sampler.init(x, target, None), (), target, step_size=h)
     for i in range(N):
-        close(new.x[i], x[i] - (h if isinstance(h, float) else h[i]) * dE(x[i]))
+        close(new.x[i], x[i] - (h if isinstance(h, float) else h[i]) * skewed.slope(x[i]))
     assert not info.diverging.any()
 
 
-@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
-def test_three_steps_of_nesterov_descent(event, generator):
+def test_three_steps_of_nesterov_descent(event, skewed, close, generator):
     x = torch.randn(N, *event, dtype=F64, generator=generator)
-    sampler = NesterovDescent(Skewed(), step_size=lambda k: 0.3 / (1 + k), momentum=lambda k: (k + 1) / (k + 4))
+    sampler = NesterovDescent(skewed, step_size=lambda k: 0.3 / (1 + k), momentum=lambda k: (k + 1) / (k + 4))
     y = sampler.sample(x, n_steps=3)
     for i in range(N):
         z, v = x[i], torch.zeros(event, dtype=F64)
         for k in range(3):
             h, mu = 0.3 / (1 + k), (k + 1) / (k + 4)
-            v = mu * v - h * dE(z + mu * v)
+            v = mu * v - h * skewed.slope(z + mu * v)
             z = z + v
         close(y[i], z)
 
 
-def test_without_momentum_it_is_gradient_descent_which_is_langevin_without_noise(generator):
+def test_without_momentum_it_is_gradient_descent_which_is_langevin_without_noise(skewed, close, generator):
     x = torch.randn(N, 2, dtype=F64, generator=generator)
-    one = GradientDescent(Skewed(), 0.2).sample(x, n_steps=7)
-    close(NesterovDescent(Skewed(), 0.2, momentum=0.0).sample(x, n_steps=7), one)
-    close(LangevinDynamics(Skewed(), 0.2, noise_scale=0.0).sample(x, n_steps=7), one)
+    one = GradientDescent(skewed, 0.2).sample(x, n_steps=7)
+    close(NesterovDescent(skewed, 0.2, momentum=0.0).sample(x, n_steps=7), one)
+    close(LangevinDynamics(skewed, 0.2, noise_scale=0.0).sample(x, n_steps=7), one)
 
 
 @BOTH
@@ -68,14 +49,14 @@ def test_ends_at_the_mode(cls):
 
 
 @BOTH
-def test_each_chain_ends_in_the_basin_it_starts_in(cls):
+def test_each_chain_ends_in_the_basin_it_starts_in(cls, close):
     model = EnergyModel(lambda x: 2 * (x * x - 1).square().sum(-1))
     x = torch.tensor([[-1.4], [-0.6], [0.6], [1.4]], dtype=F64)
     options = {"momentum": 0.3} if cls is NesterovDescent else {}
     close(cls(model, 0.02, **options).sample(x, n_steps=600), x.sign())
 
 
-def test_the_rate_on_a_quadratic():
+def test_the_rate_on_a_quadratic(close):
     """Gradient descent loses the factor 1 - hk a step; with momentum it is the largest root of a quadratic equation."""
     k, h, x = 0.01, 1.0, torch.ones(1, 1, dtype=F64)
     close(GradientDescent(HarmonicModel(k), h).sample(x, n_steps=50), x * (1 - h * k) ** 50)
@@ -87,17 +68,17 @@ def test_the_rate_on_a_quadratic():
 
 
 @BOTH
-def test_nothing_is_drawn(cls, seeded):
+def test_nothing_is_drawn(cls, seeded, skewed):
     generator = seeded()
     before = generator.get_state()
-    x = cls(Skewed(), 0.1).sample(torch.ones(3, 2), n_steps=5, generator=generator)
+    x = cls(skewed, 0.1).sample(torch.ones(3, 2), n_steps=5, generator=generator)
     assert torch.equal(generator.get_state(), before)
-    assert torch.equal(x, cls(Skewed(), 0.1).sample(torch.ones(3, 2), n_steps=5, generator=seeded(1)))
+    assert torch.equal(x, cls(skewed, 0.1).sample(torch.ones(3, 2), n_steps=5, generator=seeded(1)))
 
 
 @BOTH
-def test_a_temperature_changes_nothing(cls):
-    sampler, target, x = cls(Skewed(), 0.1), Target(Skewed()), torch.ones(3, 2)
+def test_a_temperature_changes_nothing(cls, skewed):
+    sampler, target, x = cls(skewed, 0.1), Target(skewed), torch.ones(3, 2)
     ends = [
         sampler.advance(sampler.init(x, target, None), 0, 5, target=target, temperature=temperature).x
         for temperature in (1.0, 7.0, torch.tensor([1.0, 2.0, 3.0]))

@@ -110,12 +110,29 @@ def test_step_sizes_vary_evenly_and_from_chain_to_chain(generator, agrees):
 
 def test_path_lengths_follow_from_the_number_of_the_transition(counting_model, generator):
     sampler = HamiltonianMonteCarlo(counting_model, 0.1, 8, path_jitter=0.5)
-    expected = [round(8 * (1 - 0.5 * radical_inverse(k + 1))) for k in range(40)]
+    expected = [round(8 * (1 - 0.5 * radical_inverse(k))) for k in range(40)]
     assert sampler.parameter_table(0, 40)["n_leapfrog_steps"] == expected
     assert sampler.parameter_table(15, 25)["n_leapfrog_steps"] == expected[15:]
     assert (min(expected), max(expected)) == (4, 8)
     sampler.sample(torch.zeros(3, 2), n_steps=40, generator=generator)
     assert counting_model.gradients == 1 + sum(expected)
+
+
+def test_paths_vary_unless_they_are_told_not_to(counting_model, generator):
+    """A 10-D normal density and a path that the warm-up makes one period: without jitter chains return to the start."""
+    assert HamiltonianMonteCarlo(counting_model, 0.1, 8).parameter_table(0, 2)["n_leapfrog_steps"] == [8, 6]
+    fixed = HamiltonianMonteCarlo(counting_model, 0.1, 8, path_jitter=0)
+    assert "n_leapfrog_steps" not in fixed.parameter_table(0, 2)
+    _, noted = fixed.sample(torch.zeros(3, 2), n_steps=4, generator=generator, return_diagnostics=True)
+    assert noted["n_steps"].tolist() == [[8] * 4] * 3
+    model, spread = GaussianModel(torch.zeros(10, dtype=F64), torch.eye(10, dtype=F64)), []
+    for path_jitter in (0.5, 0.0):
+        sampler = HamiltonianMonteCarlo(model, 2 * math.sin(math.pi / 10), 10, path_jitter=path_jitter)  # one period
+        x = 3 + torch.randn(32, 10, dtype=F64, generator=generator)
+        draws = sampler.sample(x, n_steps=50, generator=generator, return_trajectory=True)
+        spread.append(float(draws[:, 25:].mean()))
+    assert abs(spread[0]) < 0.3  # 5 standard errors of independent draws, 8,000 of them, would be 0.06
+    assert spread[1] > 2
 
 
 def test_the_radical_inverse_mirrors_binary_digits():

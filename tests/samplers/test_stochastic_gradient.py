@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions.transforms import AffineTransform
 
-from torchebm.core import BaseModel, EnergyModel, HarmonicModel, Target, TransformedModel
+from torchebm.core import BaseModel, EnergyModel, HarmonicModel, TransformedModel
 from torchebm.samplers import (
     LangevinDynamics,
     StochasticGradientHMC,
@@ -39,14 +39,6 @@ def slope(x, rows):
     return x / 4 + ROWS * (x - rows).mean(0) / 9
 
 
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-def each(value, i):
-    return float(value[i]) if isinstance(value, torch.Tensor) else value
-
-
 @pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS)
 def kind(request):
     return request.param
@@ -62,30 +54,16 @@ def make(kind, model, data, **options):
     return cls(model, data=data, batch_size=SIZE, **(parameters | options))
 
 
-def start(sampler, event, generator):
-    """State and noise, as the loop would make them."""
-    x = torch.randn(CHAINS, *event, dtype=F64, generator=generator)
-    target = Target(sampler.model)
-    noise = tuple(buffer[0] for buffer in sampler.noise(x, 1))
-    sampler.draw(noise, generator)
-    return target, sampler.init(x, target, generator), noise
-
-
 # one step -------------------------------------------------------------------------------------------------------------
 
-TEMPERATURES = {"one": 1.0, "two": 2.0, "a chain": torch.linspace(0.5, 3.0, CHAINS, dtype=F64)}
-EVENTS = pytest.mark.parametrize("event", [(3,), (1, 2, 2), ()], ids=["vector", "image", "scalar"])
-TEMPERED = pytest.mark.parametrize("T", TEMPERATURES.values(), ids=TEMPERATURES)
 A_CHAIN = pytest.mark.parametrize("a_chain", [False, True], ids=["one h", "h a chain"])
 
 
-@EVENTS
-@TEMPERED
 @A_CHAIN
-def test_one_step_of_stochastic_gradient_langevin(event, T, a_chain, generator):
+def test_one_step_of_stochastic_gradient_langevin(event, T, a_chain, close, each, start, generator):
     data = torch.randn(ROWS, *event, dtype=F64, generator=generator)
     sampler = make(SAMPLERS["SGLD"], Location(), data)
-    target, state, (xi, v) = start(sampler, event, generator)
+    target, state, (xi, v) = start(sampler, event)
     h = torch.linspace(0.001, 0.1, CHAINS, dtype=F64) if a_chain else 0.05
     new, info = sampler.step(state, (xi, v), target, temperature=T, step_size=h)
     for i in range(CHAINS):
@@ -95,15 +73,13 @@ def test_one_step_of_stochastic_gradient_langevin(event, T, a_chain, generator):
     assert not info.diverging.any()
 
 
-@EVENTS
-@TEMPERED
 @A_CHAIN
 @pytest.mark.parametrize("noisy", ["silent", "number", "tensor"])
-def test_one_step_of_stochastic_gradient_hmc(event, T, a_chain, noisy, generator):
+def test_one_step_of_stochastic_gradient_hmc(event, T, a_chain, noisy, close, each, start, generator):
     data = torch.randn(ROWS, *event, dtype=F64, generator=generator)
     V = {"silent": 0.0, "number": 0.9, "tensor": 0.5 + torch.rand(event, dtype=F64, generator=generator)}[noisy]
     sampler = make(SAMPLERS["SGHMC"], Location(), data, gradient_noise=V)
-    target, state, (xi, v) = start(sampler, event, generator)
+    target, state, (xi, v) = start(sampler, event)
     h = torch.linspace(0.001, 0.1, CHAINS, dtype=F64) if a_chain else 0.05
     friction = torch.linspace(3.0, 0.5, CHAINS, dtype=F64) if a_chain else 0.7
     new, info = sampler.step(state, (xi, v), target, temperature=T, step_size=h, friction=friction)
@@ -175,7 +151,7 @@ def test_rows_of_several_tensors_stay_together(kind, generator):
     assert noted["energy"].shape == (4, 3)
 
 
-def test_energies_in_diagnostics_are_those_of_all_the_data(kind, data, generator):
+def test_energies_in_diagnostics_are_those_of_all_the_data(kind, data, close, generator):
     x, noted = make(kind, Location(), data).sample(
         torch.zeros(5, dtype=F64), n_steps=3, generator=generator, return_diagnostics=True, return_trajectory=True
     )

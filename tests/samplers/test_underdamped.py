@@ -4,103 +4,49 @@ import math
 
 import numpy as np
 import pytest
-import scipy.special
 import scipy.stats
 import torch
 
-from torchebm.core import BaseModel, ClosedFormModel, GaussianModel, HarmonicModel, SamplingDivergenceWarning, Target
+from torchebm.core import GaussianModel, HarmonicModel, SamplingDivergenceWarning, Target
 from torchebm.samplers import HamiltonianMonteCarlo, UnderdampedLangevin
 
 F64 = torch.float64
 N = 40
-TEMPERATURES = {"one": 1.0, "two": 2.0, "a chain": torch.linspace(0.5, 3.0, N, dtype=F64)}
 KINDS = ["identity", "scalar", "diagonal", "dense"]
 
 
-class Skewed(BaseModel):
-    """E = sum(x + exp(-x)) + (sum x)² / 20."""
-
-    def forward(self, x):
-        x = x.reshape(len(x), -1)
-        return (x + torch.exp(-x)).sum(1) + x.sum(1).square() / 20
-
-
-def E(x):
-    return (x + torch.exp(-x)).sum() + x.sum() ** 2 / 20
-
-
-def dE(x):
-    return 1 - torch.exp(-x) + x.sum() / 10
-
-
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-def each(value, i):
-    return float(value[i]) if isinstance(value, torch.Tensor) else value
-
-
-def start(sampler, event, generator):
-    """State and noise, as the loop would make them."""
-    x = torch.randn(N, *event, dtype=F64, generator=generator)
-    target = Target(sampler.model)
-    noise = tuple(buffer[0] for buffer in sampler.noise(x, 1))
-    sampler.draw(noise, generator)
-    return target, sampler.init(x, target, generator), noise
-
-
-def masses(kind, event, generator):
-    """A mass as the user gives it, and as a matrix."""
-    d = math.prod(event)
-    if kind == "identity":
-        return None, torch.eye(d, dtype=F64)
-    if kind == "scalar":
-        return 1.7, 1.7 * torch.eye(d, dtype=F64)
-    if kind == "diagonal":
-        diagonal = torch.rand(d, dtype=F64, generator=generator) + 0.5
-        return diagonal.view(event), torch.diag(diagonal)
-    root = torch.randn(d, d, dtype=F64, generator=generator)
-    dense = root @ root.T + 0.5 * torch.eye(d, dtype=F64)
-    return dense, dense
-
-
-@pytest.mark.parametrize("T", TEMPERATURES.values(), ids=TEMPERATURES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("event", [(3,), (1, 2, 2), ()], ids=["vector", "image", "scalar"])
 @pytest.mark.parametrize("a_chain", [False, True], ids=["one h and friction", "a chain"])
-def test_one_step_unadjusted(event, kind, T, a_chain, generator):
-    mass, M = masses(kind, event, generator)
+def test_one_step_unadjusted(event, kind, T, a_chain, skewed, close, each, start, masses):
+    mass, M = masses(kind, event)
     inverse, root = torch.linalg.inv(M), torch.linalg.cholesky(M)
-    sampler = UnderdampedLangevin(Skewed(), mass=mass)
-    target, state, (xi,) = start(sampler, event, generator)
+    sampler = UnderdampedLangevin(skewed, mass=mass)
+    target, state, (xi,) = start(sampler, event)
     h = torch.linspace(0.1, 0.8, N, dtype=F64) if a_chain else 0.3
     friction = torch.linspace(3.0, 0.2, N, dtype=F64) if a_chain else 0.7
     new, info = sampler.step(state, (xi,), target, temperature=T, step_size=h, friction=friction)
     for i in range(N):
         x, p, k, t = state.x[i].flatten(), state.momentum[i].flatten(), each(h, i), each(T, i)
         c = math.exp(-each(friction, i) * k)
-        p = p - 0.5 * k * dE(x) / t
+        p = p - 0.5 * k * skewed.slope(x) / t
         x = x + 0.5 * k * inverse @ p
         p = c * p + math.sqrt(1 - c * c) * root @ xi[i].flatten()
         x = x + 0.5 * k * inverse @ p
-        p = p - 0.5 * k * dE(x) / t
+        p = p - 0.5 * k * skewed.slope(x) / t
         close(new.x[i].flatten(), x)
         close(new.momentum[i].flatten(), p)
-        close(new.energy[i], E(x))
-        close(new.gradient[i].flatten(), dE(x))
+        close(new.energy[i], skewed.at(x))
+        close(new.gradient[i].flatten(), skewed.slope(x))
     assert not info.diverging.any()
 
 
-@pytest.mark.parametrize("T", TEMPERATURES.values(), ids=TEMPERATURES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("event", [(3,), (1, 2, 2), ()], ids=["vector", "image", "scalar"])
 @pytest.mark.parametrize("a_chain", [False, True], ids=["one h and friction", "a chain"])
-def test_one_step_metropolised(event, kind, T, a_chain, generator):
-    mass, M = masses(kind, event, generator)
+def test_one_step_metropolised(event, kind, T, a_chain, skewed, close, each, start, masses):
+    mass, M = masses(kind, event)
     inverse, root = torch.linalg.inv(M), torch.linalg.cholesky(M)
-    sampler = UnderdampedLangevin(Skewed(), mass=mass, metropolised=True)
-    target, state, (xi, u) = start(sampler, event, generator)
+    sampler = UnderdampedLangevin(skewed, mass=mass, metropolised=True)
+    target, state, (xi, u) = start(sampler, event)
     u[: N // 2] = 0.0  # so that some are rejected, however heavy the mass
     h = torch.linspace(0.4, 1.9, N, dtype=F64) if a_chain else 1.3
     friction = torch.linspace(3.0, 0.2, N, dtype=F64) if a_chain else 0.7
@@ -110,25 +56,25 @@ def test_one_step_metropolised(event, kind, T, a_chain, generator):
         x, p, k, t = state.x[i].flatten(), state.momentum[i].flatten(), each(h, i), each(T, i)
         c = math.exp(-each(friction, i) * k)
         p = c * p + math.sqrt(1 - c * c) * root @ xi[i].flatten()
-        q = p - 0.5 * k * dE(x) / t
+        q = p - 0.5 * k * skewed.slope(x) / t
         y = x + k * inverse @ q
-        q = q - 0.5 * k * dE(y) / t
-        log_ratio = (E(x) - E(y)) / t + 0.5 * (p @ inverse @ p - q @ inverse @ q)
+        q = q - 0.5 * k * skewed.slope(y) / t
+        log_ratio = (skewed.at(x) - skewed.at(y)) / t + 0.5 * (p @ inverse @ p - q @ inverse @ q)
         close(info.acceptance_rate[i], log_ratio.exp().clamp(max=1))
         decisions.append(bool(1 - u[i] < log_ratio.exp()))
         y, q = (y, q) if decisions[-1] else (x, -p)
         close(new.x[i].flatten(), y)
         close(new.momentum[i].flatten(), q)
-        close(new.energy[i], E(y))
-        close(new.gradient[i].flatten(), dE(y))
+        close(new.energy[i], skewed.at(y))
+        close(new.gradient[i].flatten(), skewed.slope(y))
     assert 0 < sum(decisions) < N
 
 
-def test_a_momentum_that_is_forgotten_at_once_makes_it_hamiltonian_monte_carlo(seeded):
+def test_a_momentum_that_is_forgotten_at_once_makes_it_hamiltonian_monte_carlo(seeded, skewed, close):
     x = torch.randn(50, 3, dtype=F64, generator=seeded(1))
-    one = UnderdampedLangevin(Skewed(), 0.9, friction=1e4, mass=2.0, metropolised=True)
-    other = HamiltonianMonteCarlo(Skewed(), 0.9, n_leapfrog_steps=1, mass=2.0)
-    target = Target(Skewed())
+    one = UnderdampedLangevin(skewed, 0.9, friction=1e4, mass=2.0, metropolised=True)
+    other = HamiltonianMonteCarlo(skewed, 0.9, n_leapfrog_steps=1, mass=2.0)
+    target = Target(skewed)
     state = one.advance(one.init(x, target, seeded()), 0, 20, target=target, generator=seeded(2))
     expected = other.advance(other.init(x, target, None), 0, 20, target=target, generator=seeded(2))
     close(state.x, expected.x)
@@ -136,9 +82,9 @@ def test_a_momentum_that_is_forgotten_at_once_makes_it_hamiltonian_monte_carlo(s
 
 @pytest.mark.parametrize("metropolised", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_chains_start_with_a_momentum_of_the_mass(kind, metropolised, generator):
+def test_chains_start_with_a_momentum_of_the_mass(kind, metropolised, masses, generator):
     """Fails below 1e-5."""
-    n, (mass, M) = 40_000, masses(kind, (2,), generator)
+    n, (mass, M) = 40_000, masses(kind, (2,))
     sampler = UnderdampedLangevin(HarmonicModel(), mass=mass, metropolised=metropolised)
     p = sampler.init(torch.zeros(n, 2, dtype=F64), Target(HarmonicModel()), generator).momentum
     sd = (M * M + M.diagonal().outer(M.diagonal())).sqrt()  # of a product of two components
@@ -154,7 +100,7 @@ def test_momentum_carries_over_from_one_run_to_the_next(seeded):
     torch.testing.assert_close(z, 2 * y, rtol=1e-4, atol=1e-4)
 
 
-# the bias of BAOAB ----------------------------------------------------------------------------------------------------
+# the bias of BAOAB, for other densities in test_bias.py ---------------------------------------------------------------
 
 
 def stationary_covariance(sampler, h, friction, T=1.0):
@@ -204,58 +150,6 @@ def test_correlated_gaussian(generator, has_mean):
         has_mean(y[:, 0], 0)
         for i, j in [(0, 0), (0, 1), (1, 1)]:
             has_mean(y[:, i] * y[:, j], float(cov[i, j]))
-
-
-class Pendulum(ClosedFormModel):
-    """E = -cos x, on a circle."""
-
-    def forward(self, x):
-        return -torch.cos(x)
-
-    def gradient(self, x):
-        return torch.sin(x)
-
-
-def mean_cosine_of_baoab(h, friction, n_x=32, n_p=256, reach=10.0):
-    """E[cos x] for the pendulum in the stationary law of BAOAB, by spectral steps of its density over x and p."""
-    x = 2 * np.pi * np.arange(n_x) / n_x
-    p = -reach + 2 * reach * np.arange(n_p) / n_p
-    drift = np.exp(-1j * np.outer(np.fft.fftfreq(n_x, 1 / n_x), p) * h / 2)  # x + p h / 2, over the waves of x
-    waves = np.fft.fftfreq(n_p, 2 * reach / n_p) * 2 * np.pi
-    kick = np.exp(1j * np.outer(np.sin(x), waves) * h / 2)  # p - sin(x) h / 2, over the waves of p
-    c = math.exp(-friction * h)
-    forget = scipy.stats.norm.pdf(p[:, None], c * p, math.sqrt(1 - c * c)) * (p[1] - p[0])  # [new, old]
-    f = np.exp(np.cos(x))[:, None] * np.exp(-p * p / 2)
-    before = np.inf
-    for _ in range(5000):
-        f = np.fft.ifft(kick * np.fft.fft(f, axis=1), axis=1).real
-        f = np.fft.ifft(drift * np.fft.fft(f, axis=0), axis=0).real
-        f = f @ forget.T
-        f = np.fft.ifft(drift * np.fft.fft(f, axis=0), axis=0).real
-        f = np.fft.ifft(kick * np.fft.fft(f, axis=1), axis=1).real
-        f /= f.sum()
-        mean = float((f.sum(1) * np.cos(x)).sum())
-        if abs(mean - before) < 1e-11:
-            return mean
-        before = mean
-    raise AssertionError("the density did not settle")
-
-
-def test_the_bias_of_positions_is_of_second_order_and_of_the_size_predicted(generator, has_mean):
-    """Chains follow the law of the discrete dynamics, whose distance to the true one goes with h². Fails below 1e-5."""
-    true = scipy.special.i1(1) / scipy.special.i0(1)
-    friction, n = 0.5, 20_000
-    bias = {h: mean_cosine_of_baoab(h, friction) - true for h in (0.3, 0.6, 1.2)}
-    assert abs(math.log2(bias[0.6] / bias[0.3]) - 2) < 0.15
-    sampler, target = UnderdampedLangevin(Pendulum(), 1.2, friction=friction), Target(Pendulum())
-    x = 2 * np.pi * torch.rand(n, dtype=F64, generator=generator)
-    state = sampler.advance(sampler.init(x, target, generator), 0, 40, target=target, generator=generator)
-    total = torch.zeros(n, dtype=F64)
-    for _ in range(40):
-        state = sampler.advance(state, 0, 1, target=target, generator=generator)
-        total += torch.cos(state.x)
-    has_mean(total / 40, true + bias[1.2])
-    assert abs(bias[1.2]) > 10 * float(total.std() / 40 / n**0.5)  # or the test would see nothing
 
 
 def test_one_temperature_a_chain(generator, has_mean):
@@ -312,10 +206,10 @@ def test_without_turning_round_the_density_would_not_be_kept(gumbel, generator):
     assert scipy.stats.kstest(y.numpy(), gumbel.cdf).pvalue < 1e-6
 
 
-def test_back_to_the_start(generator):
+def test_back_to_the_start(skewed, close, start):
     """Without noise or friction and with the momentum turned round, an accepted step undoes itself."""
-    sampler = UnderdampedLangevin(Skewed(), 0.3, friction=1e-300, mass=2.0, metropolised=True)
-    target, state, (xi, u) = start(sampler, (3,), generator)
+    sampler = UnderdampedLangevin(skewed, 0.3, friction=1e-300, mass=2.0, metropolised=True)
+    target, state, (xi, u) = start(sampler, (3,))
     noise = torch.zeros_like(xi), torch.full_like(u, 1 - 1e-16)  # accepted unless the ratio is below 1e-16
     there, _ = sampler.step(state, noise, target, step_size=0.3, friction=1e-300)
     back, _ = sampler.step(there._replace(momentum=-there.momentum), noise, target, step_size=0.3, friction=1e-300)

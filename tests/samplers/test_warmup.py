@@ -19,8 +19,9 @@ from torchebm.samplers import (
     LangevinDynamics,
     MetropolisAdjustedLangevin,
     MetropolisHastings,
+    UnderdampedLangevin,
 )
-from torchebm.samplers.warmup import DualAveraging, PooledMoments, Warmup, find_step_size, tunable, window_ends
+from torchebm.samplers.warmup import DualAveraging, PooledMoments, Warmup, find_step_size, window_ends
 
 F64 = torch.float64
 WIDTHS = torch.logspace(-3, 3, 10, dtype=F64)
@@ -140,25 +141,154 @@ def test_the_acceptance_rate_is_what_was_asked_for(d, rate, generator):
     assert (sampler.tuning["mass"], sampler.tuning["n_warmup"]) == ("diagonal", 300)
 
 
-KERNELS = [(MetropolisAdjustedLangevin, "step_size", 0.574), (BarkerProposal, "step_size", 0.4),
-           (MetropolisHastings, "proposal_scale", 0.234)]  # fmt: skip
+def metropolised(model, step_size=0.1, **options):
+    return UnderdampedLangevin(model, step_size, metropolised=True, **options)
 
 
-@pytest.mark.parametrize(("cls", "name", "rate"), KERNELS, ids=[cls.__name__ for cls, *_ in KERNELS])
-def test_kernels_without_a_mass_are_tuned_by_the_parameter_they_name(cls, name, rate, generator):
-    class Tuned(cls):
-        tuned_parameter = name
-        target_acceptance = rate
+KERNELS = {
+    "MetropolisAdjustedLangevin": (MetropolisAdjustedLangevin, "step_size", 0.574),
+    "BarkerProposal": (BarkerProposal, "step_size", 0.574),
+    "MetropolisHastings": (MetropolisHastings, "proposal_scale", 0.234),
+    "UnderdampedLangevin": (metropolised, "step_size", 0.95),
+}
 
-        def adaptation(self, n_warmup):
-            return Warmup(self, n_warmup) if tunable(self) else None
 
-    sampler = Tuned(normal(torch.eye(10, dtype=F64)))
+@pytest.fixture(params=KERNELS.values(), ids=KERNELS)
+def kernel(request):
+    """Class, tuned parameter and target of each sampler that has no trajectories."""
+    return request.param
+
+
+@pytest.mark.parametrize("first", [1e-4, 1e3])
+def test_kernels_reach_their_rate_from_any_first_step(kernel, first, generator):
+    make, name, rate = kernel
+    sampler = make(normal(torch.eye(10, dtype=F64)), **{name: first})
+    assert sampler.target_acceptance == rate
+    state = sampler.warm_up(n_samples=64, n_steps=400, generator=generator)
+    _, noted = sampler.sample(state=state, n_steps=200, generator=generator, return_diagnostics=True)
+    assert float(noted["acceptance_rate"].mean()) == pytest.approx(rate, abs=0.05)
+    assert sampler.tuning[name] == getattr(sampler, name)
+    assert sampler.tuning["acceptance_rate"] == pytest.approx(rate, abs=0.05)
+
+
+def test_kernels_reach_the_rate_that_is_asked_for_or_none(kernel, generator):
+    make, name, _ = kernel
+    sampler = make(normal(torch.eye(5, dtype=F64)), target_acceptance=0.7)
     state = sampler.warm_up(n_samples=64, n_steps=300, generator=generator)
     _, noted = sampler.sample(state=state, n_steps=200, generator=generator, return_diagnostics=True)
-    assert float(noted["acceptance_rate"].mean()) == pytest.approx(rate, abs=0.06)
-    assert sampler.tuning[name] == getattr(sampler, name)
-    assert sampler.tuning["mass"] is None
+    assert float(noted["acceptance_rate"].mean()) == pytest.approx(0.7, abs=0.05)
+    for options in ({"target_acceptance": None}, {name: LinearScheduler(0.3, 0.1, 10)}):
+        sampler = make(normal(torch.eye(5, dtype=F64)), **options)
+        before = dict(sampler.schedulers)
+        sampler.warm_up(n_samples=4, n_steps=30, generator=generator)
+        assert sampler.schedulers == before
+        assert sampler.tuning is None
+    with pytest.raises(ValueError, match="target_acceptance must be less than 1"):
+        make(normal(torch.eye(5, dtype=F64)), target_acceptance=1.0)
+
+
+def test_what_kernels_found_is_saved_and_loaded(kernel, seeded):
+    make, _, _ = kernel
+    model = normal(WIDTHS[3:7].square().diag())
+    sampler = make(model)
+    state = sampler.warm_up(n_samples=16, n_steps=60, generator=seeded())
+    other = make(model)
+    other.load_state_dict(sampler.state_dict())
+    assert other.tuning == sampler.tuning
+    assert torch.equal(*(s.sample(state=state, n_steps=5, generator=seeded(1)) for s in (sampler, other)))
+
+
+def test_warm_up_draws_of_kernels_are_in_no_result(kernel, seeded):
+    make, _, _ = kernel
+    one, two = (make(normal(torch.eye(2, dtype=F64))) for _ in range(2))
+    x = 30 + torch.zeros(16, 2, dtype=F64)
+    g, options = seeded(), {"n_steps": 20, "return_trajectory": True}
+    draws = one.sample(x, n_warmup=300, generator=g, **options)
+    assert draws.shape == (16, 20, 2)
+    assert draws.abs().max() < 20
+    g = seeded()
+    assert torch.equal(two.sample(state=two.warm_up(x, 300, generator=g), generator=g, **options), draws)
+
+
+@pytest.mark.parametrize("event", [(10,), (2, 5)], ids=str)
+def test_the_preconditioner_becomes_the_variances(event, seeded):
+    model = normal(WIDTHS.square().diag())
+    if event != (10,):
+        flat, model = model, EnergyModel(lambda x: flat(x.flatten(1)))
+    sampler = MetropolisAdjustedLangevin(model)
+    x = 100 * torch.randn(64, *event, dtype=F64, generator=seeded())
+    for _ in range(2):  # the second forgets what the first one found
+        sampler.warm_up(x, 1000, generator=seeded(1))
+        assert sampler.tuning["preconditioner"] == "diagonal"
+        ratio = sampler.preconditioner.flatten() / WIDTHS**2
+        assert sampler.preconditioner.shape == event
+        assert ratio.min() > 0.7
+        assert ratio.max() < 1.4
+
+
+def test_a_preconditioner_that_was_given_is_kept(seeded):
+    given = torch.tensor([1.0, 4.0])
+    sampler = MetropolisAdjustedLangevin(HarmonicModel(dim=2), preconditioner=given)
+    sampler.warm_up(n_samples=16, n_steps=50, generator=seeded())
+    assert sampler.preconditioner is given
+    assert sampler.tuning["preconditioner"] is None
+    with pytest.raises(ValueError, match="has a preconditioner"):
+        sampler.load_state_dict(BarkerProposal(HarmonicModel()).state_dict())
+
+
+def test_an_unadjusted_sampler_tunes_nothing(seeded):
+    sampler = UnderdampedLangevin(HarmonicModel(dim=2), 0.3)
+    sampler.warm_up(n_samples=4, n_steps=30, generator=seeded())
+    assert sampler.step_size == 0.3
+    assert sampler.tuning is None
+
+
+# chains that start where it is steep ----------------------------------------------------------------------------------
+
+
+def regression(n=400):
+    """Of standard deviation sigma, on two columns that are nearly one: E grows as 1 / sigma² from a bad start."""
+    design = torch.stack([torch.ones(n), 100 + torch.linspace(-20, 20, n)], 1).double()
+    noise = torch.linspace(-1.7, 1.7, n, dtype=F64)[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    y = design @ torch.tensor([20.0, 0.6], dtype=F64) + 18 * noise
+
+    def energy(x):
+        residual = y - x[:, :2] @ design.T
+        return 0.5 * residual.square().sum(1) * torch.exp(-2 * x[:, 2]) + n * x[:, 2]
+
+    return EnergyModel(energy)
+
+
+@pytest.mark.parametrize("n_warmup", [150, 400])
+def test_no_chain_is_left_where_the_energy_is_steeper_than_elsewhere(hamiltonian, n_warmup, generator):
+    model = regression()
+    x = 4 * torch.rand(32, 3, dtype=F64, generator=generator) - 2
+    start = model(x)
+    assert start.max() - start.min() > 1e7
+    sampler = hamiltonian(model, target_acceptance=0.8)
+    energy = sampler.warm_up(x, n_warmup, generator=generator).kernel.energy
+    assert energy.max() - energy.min() < 40  # 3 dimensions: chi square of 80, once in 10¹⁶
+
+
+def test_in_the_fast_phase_each_chain_has_its_own_step_size_and_afterwards_stragglers_have(generator):
+    sampler = HamiltonianMonteCarlo(normal(torch.eye(3, dtype=F64)))
+    x, target = torch.randn(16, 3, dtype=F64, generator=generator), Target(sampler.model)
+    state, warmup = sampler.init(x, target, generator), Warmup(sampler, 100, "diagonal")
+    state, _ = warmup.begin(state, target, generator)
+    ends = window_ends(100, 16)
+
+    class Rates(tuple):
+        acceptance_rate = torch.where(torch.arange(16) < 2, 0.0, 0.9)
+
+    for i in range(100):
+        h = warmup.update(i, state, Rates())["step_size"]
+        if i + 1 >= ends[-1]:
+            assert h.ndim == 0
+        elif i + 1 not in (*ends, ends[0] // 2) and (i < ends[0] or i > ends[0] + 5):
+            assert (h[:2] < h[2:].min()).all(), i
+            assert h[2:].unique().numel() == 1
+    steps = [float(warmup.update(i, state, Rates())["step_size"]) for i in range(3)]
+    assert len(set(steps)) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -382,6 +512,7 @@ def test_the_host_reads_nothing_between_the_ends_of_windows(monkeypatch, generat
         monkeypatch.setattr(torch.Tensor, name, lambda self, own=own: [reads.append(1), own(self)][1])
     state, now = warmup.begin(state, target, generator)
     noise, ends = tuple(buffer[0] for buffer in sampler.noise(x, 1)), window_ends(40, 16)
+    ends = [ends[0] // 2, *ends]
     with torch.no_grad():
         for i in range(40):
             reads.clear()

@@ -120,8 +120,8 @@ class CompiledBlocks:
             The state, and how many transitions led to it.
         """
         size = self.n_steps
-        if n_steps < size:
-            return state, 0
+        if n_steps < size or any(isinstance(values[0], int) for values in parameters.values()):
+            return state, 0  # whole numbers, as of leapfrog steps, shape the computation
         noise = self.sampler.noise(state.x, size)
         rows = [tuple(buffer[i] for buffer in noise) for i in range(size)]
         x, wide = state.x, torch.promote_types(state.x.dtype, torch.float32)

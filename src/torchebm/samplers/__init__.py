@@ -11,6 +11,7 @@ from .hmc import HamiltonianMonteCarlo
 from .langevin import LangevinDynamics
 from .mala import MetropolisAdjustedLangevin
 from .metropolis_hastings import MetropolisHastings
+from .microcanonical import MicrocanonicalLangevin
 from .nuts import NoUTurnSampler
 from .stochastic_gradient import StochasticGradientHMC, StochasticGradientLangevin
 from .tempering import ParallelTempering
@@ -24,6 +25,7 @@ __all__ = [
     "LangevinDynamics",
     "MetropolisAdjustedLangevin",
     "MetropolisHastings",
+    "MicrocanonicalLangevin",
     "NesterovDescent",
     "NoUTurnSampler",
     "ParallelTempering",

@@ -1,4 +1,4 @@
-"""The accept test that samplers with rejection share."""
+"""What samplers with an accept test share: the state that they keep, what they report, and the test."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["AcceptInfo", "accepts"]
+__all__ = ["AcceptInfo", "Evaluated", "accepts"]
+
+
+class Evaluated(NamedTuple):
+    """Where the chains stand, with energy and gradient there, so that the next step need not ask for them again."""
+
+    x: Float[Tensor, " chain *event"]
+    energy: Float[Tensor, " chain"]
+    gradient: Float[Tensor, " chain *event"]
 
 
 class AcceptInfo(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from torchebm.core.adaptation import Adaptation
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -15,8 +16,8 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, accepts
-from .mala import Evaluated
+from .acceptance import AcceptInfo, Evaluated, accepts
+from .warmup import Warmup, check_target_acceptance, tunable
 
 __all__ = ["BarkerProposal"]
 
@@ -33,7 +34,10 @@ class BarkerProposal(MarkovSampler):
 
     Args:
         model: The energy.
-        step_size: $\sigma$, in units of x; best where about 57 % of the proposals are accepted.
+        step_size: $\sigma$, in units of x; best where about 57 % of the proposals are accepted, if there are many
+            dimensions, and little worse from 40 % on.
+        target_acceptance: The rate that a warm-up (`n_warmup`, `warm_up`) tunes $\sigma$ to; the figure of Vogrinc et
+            al. for many dimensions. `None` for one that tunes nothing. A step size that is on a schedule is not tuned.
         **options: `dtype`, `device`, `precision`.
 
     Note:
@@ -50,13 +54,21 @@ class BarkerProposal(MarkovSampler):
         True
     """
 
+    tuned_parameter = "step_size"
+
+    steps_per_block = 8
+
     step_size = Scheduled(above=0.0)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
-                 step_size: float | BaseScheduler | Callable[[int], float] = 0.5,
-                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+                 step_size: float | BaseScheduler | Callable[[int], float] = 0.5, *,
+                 target_acceptance: float | None = 0.574, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
+        self.target_acceptance = check_target_acceptance(target_acceptance)
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        return Warmup(self, n_warmup) if tunable(self) else None
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated:
         return Evaluated(x, *target(x))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchebm.core.adaptation import Adaptation
@@ -16,18 +16,21 @@ from torchebm.core.schedulers import BaseScheduler, ConstantScheduler
 from torchebm.core.shapes import select, sum_event
 from torchebm.core.target import Target
 
+from .acceptance import Evaluated
 from .hamiltonian import radical_inverse, squared_length
-from .hmc import Evaluated, HamiltonianMonteCarlo
+from .hmc import HamiltonianMonteCarlo
 from .warmup import MassKind, Warmup, is_live, tunable, wide
 
 __all__ = ["ChEESHamiltonianMonteCarlo"]
 
 
-class TrajectoryInfo(NamedTuple):
+class PathInfo(NamedTuple):
     """What a transition reports, with the end of its trajectory, which the path length is learned from."""
 
     acceptance_rate: Float[Tensor, " chain"]
     diverging: Bool[Tensor, " chain"]
+    n_steps: Int[Tensor, " chain"]
+    """Leapfrog steps."""
     x: Float[Tensor, " chain *event"]
     """The proposal, accepted or not."""
     p: Float[Tensor, " chain *event"]
@@ -78,14 +81,18 @@ class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
                  mass: float | Float[Tensor, "..."] | None = None, *, max_leapfrog_steps: int = 1000,
                  target_acceptance: float | None = 0.8, adapt_mass: MassKind | None = "diagonal",
                  **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
-        super().__init__(model, step_size, mass=mass, target_acceptance=target_acceptance, adapt_mass=adapt_mass,
-                         **options)  # fmt: skip
+        super().__init__(model, step_size, mass=mass, path_jitter=0.0, target_acceptance=target_acceptance,
+                         adapt_mass=adapt_mass, **options)  # fmt: skip
         self.path_length = path_length
         self.max_leapfrog_steps = integer("max_leapfrog_steps", max_leapfrog_steps, at_least=1)
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
         fixed = isinstance(self.schedulers["path_length"], ConstantScheduler)
         return PathLengthWarmup(self, n_warmup, self.adapt_mass) if fixed and tunable(self) else None
+
+    @property
+    def steps_per_block(self) -> int | None:
+        return None
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
         table = super().parameter_table(start, n_steps)
@@ -94,10 +101,11 @@ class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
         return table
 
     def step(self, state: Evaluated, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
-             step_size: float, path_length: float) -> tuple[Evaluated, TrajectoryInfo]:  # fmt: skip
-        n_steps = min(self.max_leapfrog_steps, max(1, math.ceil(path_length / step_size)))
+             step_size: float | Tensor, path_length: float,
+             n_leapfrog_steps: int | None = None) -> tuple[Evaluated, PathInfo]:  # fmt: skip
+        n_steps = n_leapfrog_steps or min(self.max_leapfrog_steps, max(1, math.ceil(path_length / step_size)))
         end, p, accepted, info = self.propose(state, noise[0], noise[1], target, temperature, step_size, n_steps)
-        return select(accepted, end, state), TrajectoryInfo(*info, end.x, p)
+        return select(accepted, end, state), PathInfo(*info, end.x, p)
 
 
 class PathLengthWarmup(Warmup):
@@ -131,26 +139,31 @@ class PathLengthWarmup(Warmup):
         return super().update(i, state, info)
 
     def acceptance(self, info: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
-        """The harmonic mean over chains, times the share that did not diverge: it heeds the worst chains."""
+        """The harmonic mean over chains, times the share that did not diverge: it heeds the worst chains.
+
+        Before the final phase it would heed nothing but those that are not yet where the others are.
+        """
+        if self._ends:
+            return super().acceptance(info, live)
         going = live & ~info.diverging
         n = going.sum()
         harmonic = n / torch.where(going, 1 / info.acceptance_rate, 0.0).to(wide(self._x)).sum()
         return torch.where(n > 0, harmonic * n / live.sum(), 0.0)
 
     def parameters(self) -> dict[str, Any]:
+        if self.in_fast_phase:  # short trajectories: the mass may be far off, and long ones lead in the wrong direction
+            most = min(20, self.sampler.max_leapfrog_steps)
+            return {self.name: self.step_size, "n_leapfrog_steps": math.ceil(radical_inverse(self._i + 1) * most)}
         h, longest = torch.stack([self.dual.log_step, self._log_length]).exp().tolist()  # the host's one look
-        self._path = radical_inverse(self._i + 1) * min(longest, self._most_steps() * h)
-        return {self.name: h, "path_length": self._path}
+        self._path = radical_inverse(self._i + 1) * min(longest, self.sampler.max_leapfrog_steps * h)
+        n_steps = {"n_leapfrog_steps": max(1, math.ceil(self._path / h))} if self._ends else {}
+        return {self.name: self.step_size if self._ends else h, "path_length": self._path} | n_steps
 
     def found(self) -> dict[str, ConstantScheduler]:
         return {"path_length": ConstantScheduler(float(self._log_average.exp()))}
 
     def tuned_names(self) -> list[str]:
         return [self.name, "path_length"]
-
-    def _most_steps(self) -> int:
-        """Short trajectories while the mass may be far off: they would be long ones in the wrong direction."""
-        return min(20, self.sampler.max_leapfrog_steps) if self.in_fast_phase else self.sampler.max_leapfrog_steps
 
     def _restart(self, state: Any, step_size: float) -> None:
         super()._restart(state, step_size)
@@ -161,7 +174,7 @@ class PathLengthWarmup(Warmup):
         """One step of Adam on the logarithm of the path length."""
         if self.in_fast_phase:
             return
-        gradient, self._n = self._gradient(info, is_live(state)), self._n + 1
+        gradient, self._n = self._gradient(info, is_live(state) & ~self.straggling), self._n + 1
         self._square = self.decay * self._square + (1 - self.decay) * gradient * gradient
         scale = (self._square / (1 - self.decay**self._n)).sqrt()
         moved = self._log_length + self.rate * torch.where(scale > 0, gradient / scale, 0.0)

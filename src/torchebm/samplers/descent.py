@@ -43,6 +43,7 @@ class GradientDescent(MarkovSampler):
     """
 
     can_reject = False
+    steps_per_block = 16
 
     step_size = Scheduled(above=0.0)
 
@@ -114,6 +115,7 @@ class NesterovDescent(MarkovSampler):
     """
 
     can_reject = False
+    steps_per_block = 16
 
     step_size = Scheduled(above=0.0)
     momentum = Momentum()

@@ -1,9 +1,9 @@
-"""What Hamiltonian samplers share: the metric of the momentum, its place on a sampler, and the leapfrog integrator."""
+"""What Hamiltonian samplers share: the metric of the momentum, its place on a sampler, integrator and energies."""
 
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchebm.core.checks import number
@@ -11,7 +11,9 @@ from torchebm.core.markov import MarkovSampler
 from torchebm.core.shapes import add_scaled, sum_event
 from torchebm.core.target import Target
 
-__all__ = ["DenseMass", "DiagonalMass", "HamiltonianSampler", "Mass", "ScalarMass", "as_mass", "leapfrog"]
+__all__ = ["DenseMass", "DiagonalMass", "HamiltonianSampler", "Mass", "ScalarMass", "as_mass", "kinetic", "leapfrog"]
+
+MAX_ENERGY_ERROR = 1000.0  # beyond it the integrator has lost the trajectory; Stan's figure
 
 
 class Mass(Protocol):
@@ -22,9 +24,6 @@ class Mass(Protocol):
 
     def velocity(self, p: Tensor) -> Tensor:
         r"""$M^{-1} p$."""
-
-    def kinetic(self, p: Tensor) -> Tensor:
-        r"""$\tfrac12 p^\top M^{-1} p$, one a chain."""
 
 
 class ScalarMass:
@@ -38,9 +37,6 @@ class ScalarMass:
 
     def velocity(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return p if self.mass == 1.0 else p / self.mass
-
-    def kinetic(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
-        return sum_event(p * p) * (0.5 / self.mass)
 
 
 class DiagonalMass:
@@ -58,9 +54,6 @@ class DiagonalMass:
 
     def velocity(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return p * self.inverse
-
-    def kinetic(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
-        return 0.5 * sum_event(p * p * self.inverse)
 
 
 class DenseMass:
@@ -82,9 +75,6 @@ class DenseMass:
 
     def velocity(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return (p.reshape(-1, len(self.inverse)) @ self.inverse).view_as(p)
-
-    def kinetic(self, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain"]:
-        return 0.5 * sum_event(p * self.velocity(p))
 
 
 def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> Mass:
@@ -133,10 +123,18 @@ class HamiltonianSampler(MarkovSampler):
     def mass(self, mass: float | Tensor | None) -> None:
         if mass is not None and not isinstance(mass, Tensor):
             mass = number("mass", mass, above=0.0)
+        elif mass is not None and mass.is_inference():
+            with torch.inference_mode(False):  # a copy that counts its versions
+                mass = mass.clone()
         self._mass, self._metric = mass, None
+
+    def prepare(self, x: Float[Tensor, " chain *event"]) -> None:
+        self.metric(x)
 
     def metric(self, x: Float[Tensor, " chain *event"]) -> Mass:
         """The mass for chains like `x`; factorised once for each mass, event shape, dtype and device."""
+        if torch.compiler.is_compiling() and self._metric is not None:  # `prepare` has looked what became of the mass
+            return self._metric[1]
         version = self._mass._version if isinstance(self._mass, Tensor) else 0
         key = (version, x.shape[1:], x.dtype, x.device)
         if self._metric is None or self._metric[0] != key:
@@ -173,6 +171,16 @@ def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass,
         energy, gradient = target(x)
         p = add_scaled(p, -kick if i < n_steps - 1 else -0.5 * kick, gradient)
     return x, p, energy, gradient
+
+
+def kinetic(mass: Mass, p: Float[Tensor, " chain *event"], dtype: torch.dtype) -> Float[Tensor, " chain"]:
+    r"""$\tfrac12 p^\top M^{-1} p$, one a chain, summed in the dtype of the accept test."""
+    return 0.5 * sum_event(p.to(dtype) * mass.velocity(p).to(dtype))
+
+
+def lost(log_ratio: Float[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
+    """Whether a trajectory diverged: NaN compares false."""
+    return ~((log_ratio > -MAX_ENERGY_ERROR) & log_ratio.isfinite())
 
 
 def whiten(mass: Mass, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:

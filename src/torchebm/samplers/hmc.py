@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchebm.core.adaptation import Adaptation
@@ -16,25 +16,26 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain, select
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, accepts
-from .hamiltonian import HamiltonianSampler, leapfrog, radical_inverse, whiten
+from .acceptance import Evaluated, accepts
+from .hamiltonian import HamiltonianSampler, kinetic, leapfrog, lost, radical_inverse, whiten
 from .warmup import MassKind, Warmup, check_mass_kind, check_target_acceptance, tunable
 
 __all__ = ["HamiltonianMonteCarlo"]
 
-MAX_ENERGY_ERROR = 1000.0  # beyond it the integrator has lost the trajectory; Stan's figure
 
+class TrajectoryInfo(NamedTuple):
+    """What a transition reports."""
 
-class Evaluated(NamedTuple):
-    """Where the chains stand, with what the next transition needs of that point."""
-
-    x: Float[Tensor, " chain *event"]
-    energy: Float[Tensor, " chain"]
-    gradient: Float[Tensor, " chain *event"]
+    acceptance_rate: Float[Tensor, " chain"]
+    """Probability with which the end of the trajectory was accepted."""
+    diverging: Bool[Tensor, " chain"]
+    """Whether its energy error was too large, or not finite."""
+    n_steps: Int[Tensor, " chain"]
+    """Leapfrog steps."""
 
 
 class Moving(NamedTuple):
-    """The same, with the momentum that a partial refresh keeps."""
+    """Where the chains stand, with the momentum that a partial refresh keeps."""
 
     x: Float[Tensor, " chain *event"]
     energy: Float[Tensor, " chain"]
@@ -49,7 +50,14 @@ class Proposal(NamedTuple):
     end: Evaluated
     p: Float[Tensor, " chain *event"]
     accepted: Bool[Tensor, " chain"]
-    info: AcceptInfo
+    info: TrajectoryInfo
+
+
+class PathWarmup(Warmup):
+    """Varies the length of paths in the warm-up too, which else stays at the first values of what varies."""
+
+    def parameters(self) -> dict[str, Any]:
+        return super().parameters() | {"n_leapfrog_steps": self.sampler.path_steps(self.n_done)}
 
 
 class HamiltonianMonteCarlo(HamiltonianSampler):
@@ -67,7 +75,7 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         jitter: Each transition of each chain has a step size drawn evenly from $h (1 \pm \text{jitter})$, so that no
             path length is a period of the dynamics for long.
         path_jitter: L varies from transition to transition, evenly between (1 - path_jitter) L and L, in an order that
-            follows from the number of the transition.
+            follows from the number of the transition; 0 makes every path one of L steps.
         momentum_refresh: The share $r$ of the momentum that is new, $p \leftarrow \sqrt{1-r}\,p + \sqrt r\,
             M^{1/2} \xi$. Below 1 a chain keeps its direction over several short trajectories, and turns back where a
             proposal is rejected.
@@ -78,9 +86,9 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         **options: `dtype`, `device`, `precision`.
 
     Note:
-        Exact: $e^{-E}$ is invariant at any step size. L gradients a transition. A path length near a period of the
-        dynamics returns to where it began. That is likeliest after a warm-up, when all directions have one period: give
-        `path_jitter` or `jitter` with it, or use `ChEESHamiltonianMonteCarlo`, which finds the length.
+        Exact: $e^{-E}$ is invariant at any step size. L gradients a transition at most, and three quarters of that in
+        the mean. A path length near a period of the dynamics returns to where it began. That is likeliest after a
+        warm-up, when all directions have one period, and why L varies. `ChEESHamiltonianMonteCarlo` finds the length.
 
     References: Neal (2011), https://arxiv.org/abs/1206.1901; for partial refreshment Horowitz (1991),
     https://doi.org/10.1016/0370-2693(91)90812-5
@@ -101,7 +109,7 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1, n_leapfrog_steps: int = 10,
-                 mass: float | Float[Tensor, "..."] | None = None, *, jitter: float = 0.0, path_jitter: float = 0.0,
+                 mass: float | Float[Tensor, "..."] | None = None, *, jitter: float = 0.0, path_jitter: float = 0.5,
                  momentum_refresh: float = 1.0, target_acceptance: float | None = 0.8,
                  adapt_mass: MassKind | None = "diagonal", **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
@@ -115,14 +123,22 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         self.adapt_mass = check_mass_kind(adapt_mass)
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
-        return Warmup(self, n_warmup, self.adapt_mass) if tunable(self) else None
+        return PathWarmup(self, n_warmup, self.adapt_mass) if tunable(self) else None
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
         table = super().parameter_table(start, n_steps)
         if self.path_jitter:
-            shares = [1 - self.path_jitter * radical_inverse(k + 1) for k in range(start, start + n_steps)]
-            table["n_leapfrog_steps"] = [max(1, round(self.n_leapfrog_steps * share)) for share in shares]
+            table["n_leapfrog_steps"] = [self.path_steps(start + k) for k in range(n_steps)]
         return table
+
+    @property
+    def steps_per_block(self) -> int | None:  # pyrefly: ignore[bad-override]
+        """With a path jitter the host decides how long a trajectory is."""
+        return None if self.path_jitter else 1
+
+    def path_steps(self, k: int) -> int:
+        """Leapfrog steps of transition k; those of the first are L."""
+        return max(1, round(self.n_leapfrog_steps * (1 - self.path_jitter * radical_inverse(k))))
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated | Moving:
         self.metric(x)  # a mass that does not fit is refused before the model is evaluated
@@ -147,10 +163,10 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
 
     def step(self, state: Evaluated | Moving, noise: tuple[Tensor, ...], target: Target, *,
              temperature: float | Tensor = 1.0, step_size: float | Tensor,
-             n_leapfrog_steps: int | None = None) -> tuple[Evaluated | Moving, AcceptInfo]:  # fmt: skip
+             n_leapfrog_steps: int | None = None) -> tuple[Evaluated | Moving, TrajectoryInfo]:  # fmt: skip
         if self.jitter:
             step_size = step_size * (1 + self.jitter * (2 * noise[2] - 1))
-        n_steps = n_leapfrog_steps or self.n_leapfrog_steps
+        n_steps = int(n_leapfrog_steps or self.n_leapfrog_steps)
         if self.momentum_refresh == 1:
             end, _, accepted, info = self.propose(state, noise[0], noise[1], target, temperature, step_size, n_steps)
             return select(accepted, end, state), info
@@ -168,7 +184,8 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         step_size = per_chain(step_size, state.x)
         kick = step_size / per_chain(temperature, state.x)
         x, q, energy, gradient = leapfrog(state.x, p, state.gradient, target, metric, step_size, kick, n_steps)
-        log_ratio = ((state.energy - energy) / temperature + metric.kinetic(p) - metric.kinetic(q)).to(u.dtype)
+        gain = kinetic(metric, q, u.dtype) - kinetic(metric, p, u.dtype)
+        log_ratio = ((state.energy - energy) / temperature - gain).to(u.dtype)
         accepted, rate = accepts(log_ratio, u, state.energy, energy)
-        diverging = ~((log_ratio > -MAX_ENERGY_ERROR) & log_ratio.isfinite())
-        return Proposal(Evaluated(x, energy, gradient), q, accepted, AcceptInfo(rate, diverging))
+        info = TrajectoryInfo(rate, lost(log_ratio), torch.full_like(accepted, n_steps, dtype=torch.int64))
+        return Proposal(Evaluated(x, energy, gradient), q, accepted, info)

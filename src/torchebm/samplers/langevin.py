@@ -76,6 +76,7 @@ class LangevinDynamics(MarkovSampler):
     """
 
     can_reject = False
+    steps_per_block = 16
     divergence_advice = "a smaller step_size, or gradient_clip= if single gradients are extreme"
 
     step_size = Scheduled(above=0.0)

@@ -1,12 +1,13 @@
 """The Metropolis-adjusted Langevin algorithm."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchebm.core.adaptation import Adaptation
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -15,17 +16,10 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, accepts
+from .acceptance import AcceptInfo, Evaluated, accepts
+from .warmup import PreconditionerWarmup, check_target_acceptance, given, tunable
 
 __all__ = ["MetropolisAdjustedLangevin"]
-
-
-class Evaluated(NamedTuple):
-    """Where the chains stand, with energy and gradient there, so that a step costs one gradient."""
-
-    x: Float[Tensor, " chain *event"]
-    energy: Float[Tensor, " chain"]
-    gradient: Float[Tensor, " chain *event"]
 
 
 class MetropolisAdjustedLangevin(MarkovSampler):
@@ -41,7 +35,10 @@ class MetropolisAdjustedLangevin(MarkovSampler):
         step_size: $h$, in units of $x^2$ (of $x^2 / C$ with a preconditioner); best where about 57 % of the proposals
             are accepted. It shrinks with the dimension d as $d^{-1/3}$.
         preconditioner: $C$, a tensor of the event's shape with positive entries, best near the variances of the
-            components. Ones if left out.
+            components. Ones if left out, and then a warm-up (`n_warmup`, `warm_up`) puts the variances that it finds
+            here.
+        target_acceptance: The rate that a warm-up tunes $h$ to; `None` for one that tunes nothing. A step size that is
+            on a schedule is not tuned.
         **options: `dtype`, `device`, `precision`.
 
     Note:
@@ -61,15 +58,33 @@ class MetropolisAdjustedLangevin(MarkovSampler):
         True
     """
 
+    tuned_parameter = "step_size"
+
+    steps_per_block = 8
+
     step_size = Scheduled(above=0.0)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
-                 preconditioner: Float[Tensor, "*event"] | None = None,
-                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+                 preconditioner: Float[Tensor, "*event"] | None = None, *,
+                 target_acceptance: float | None = 0.574, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
         self.preconditioner = preconditioner
+        self.target_acceptance = check_target_acceptance(target_acceptance)
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        kind = "diagonal" if given(self, "preconditioner", self.preconditioner) is None else None
+        return PreconditionerWarmup(self, n_warmup, kind) if tunable(self) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"preconditioner": self.preconditioner}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "preconditioner" not in state:
+            raise ValueError(f"the saved state of another kind of sampler: {type(self).__name__} has a preconditioner.")
+        super().load_state_dict(state)
+        self.preconditioner = state["preconditioner"]
 
     @property
     def preconditioner(self) -> Tensor | None:
@@ -80,6 +95,9 @@ class MetropolisAdjustedLangevin(MarkovSampler):
     def preconditioner(self, preconditioner: Tensor | None) -> None:
         if preconditioner is not None:
             _check_diagonal(preconditioner)
+            if preconditioner.is_inference():
+                with torch.inference_mode(False):  # a copy that counts its versions
+                    preconditioner = preconditioner.clone()
         self._preconditioner = preconditioner
         self._diagonal: tuple[object, tuple[Tensor, Tensor]] | None = None
 
@@ -88,6 +106,8 @@ class MetropolisAdjustedLangevin(MarkovSampler):
         given = self._preconditioner
         if given is None:
             return 1.0, 1.0
+        if torch.compiler.is_compiling() and self._diagonal is not None:  # `prepare` has looked what became of it
+            return self._diagonal[1]
         key = (given._version, x.shape[1:], x.dtype, x.device)
         if self._diagonal is None or self._diagonal[0] != key:
             if given.shape != x.shape[1:]:
@@ -103,6 +123,9 @@ class MetropolisAdjustedLangevin(MarkovSampler):
             c = given.to(x.dtype)
             self._diagonal = (key, (c.clone(), c.sqrt()))
         return self._diagonal[1]
+
+    def prepare(self, x: Float[Tensor, " chain *event"]) -> None:
+        self.diagonal(x)
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated:
         self.diagonal(x)  # a preconditioner that does not fit is refused before the first step

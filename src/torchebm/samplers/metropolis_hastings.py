@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchebm.core.adaptation import Adaptation
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -16,6 +17,7 @@ from torchebm.core.shapes import add_scaled, select
 from torchebm.core.target import Target
 
 from .acceptance import AcceptInfo, accepts
+from .warmup import Warmup, check_target_acceptance, tunable
 
 __all__ = ["MetropolisHastings"]
 
@@ -37,6 +39,8 @@ class MetropolisHastings(MarkovSampler):
         model: The energy.
         proposal_scale: $\sigma$, in units of x; best where about a quarter of the proposals are accepted, near
             $2.4 / \sqrt d$ posterior standard deviations in d dimensions.
+        target_acceptance: The rate that a warm-up (`n_warmup`, `warm_up`) tunes $\sigma$ to; `None` for one that tunes
+            nothing. A scale that is on a schedule is not tuned.
         **options: `dtype`, `device`, `precision`.
 
     Note:
@@ -53,14 +57,21 @@ class MetropolisHastings(MarkovSampler):
 
     needs_gradient = False
     divergence_advice = "a smaller proposal_scale"
+    tuned_parameter = "proposal_scale"
+
+    steps_per_block = 16
 
     proposal_scale = Scheduled(above=0.0)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
-                 proposal_scale: float | BaseScheduler | Callable[[int], float] = 0.1,
-                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+                 proposal_scale: float | BaseScheduler | Callable[[int], float] = 0.1, *,
+                 target_acceptance: float | None = 0.234, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.proposal_scale = proposal_scale
+        self.target_acceptance = check_target_acceptance(target_acceptance)
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        return Warmup(self, n_warmup) if tunable(self) else None
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Weighed:
         return Weighed(x, target.energy(x))

@@ -1,7 +1,7 @@
 """The no-U-turn sampler: Hamiltonian trajectories that end where they turn back."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,8 +16,8 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .hamiltonian import HamiltonianSampler, leapfrog
-from .hmc import MAX_ENERGY_ERROR, Evaluated
+from .acceptance import Evaluated
+from .hamiltonian import MAX_ENERGY_ERROR, HamiltonianSampler, leapfrog
 from .warmup import MassKind, Warmup, check_mass_kind, check_target_acceptance, tunable
 
 __all__ = ["NoUTurnSampler"]
@@ -98,6 +98,8 @@ class NoUTurnSampler(HamiltonianSampler):
     divergence_advice = "a smaller step_size, or a higher target_acceptance in the warm-up"
     tuned_parameter = "step_size"
 
+    steps_per_block = None
+
     step_size = Scheduled(above=0.0)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
@@ -112,7 +114,7 @@ class NoUTurnSampler(HamiltonianSampler):
         self.adapt_mass = check_mass_kind(adapt_mass)
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
-        return Warmup(self, n_warmup, self.adapt_mass) if tunable(self) else None
+        return TreeWarmup(self, n_warmup, self.adapt_mass) if tunable(self) else None
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated:
         self.metric(x)  # a mass that does not fit is refused before the model is evaluated
@@ -131,7 +133,8 @@ class NoUTurnSampler(HamiltonianSampler):
         uniform_(out[1], generator)
 
     def step(self, state: Evaluated, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,
-             step_size: float | Tensor) -> tuple[Evaluated, TreeInfo]:  # fmt: skip
+             step_size: float | Tensor,
+             max_tree_depth: int | None = None) -> tuple[Evaluated, TreeInfo]:  # fmt: skip
         # A binary counter builds the trees. Point n of the walk, the start being 0, completes as many stretches as n
         # has trailing ones: at n = 5 = 101b those of points 4-5, at 7 = 111b those of 6-7, 4-7 and 0-7. Waiting
         # stretches lie on a stack, one for each bit of n that is set, the longest at the bottom: the trajectory so far.
@@ -159,7 +162,7 @@ class NoUTurnSampler(HamiltonianSampler):
         rates = u.new_zeros(n_chains)
         n_steps = tree_depth = torch.zeros_like(stranded, dtype=torch.int64)
         sync_every = 1 if u.device.type == "cpu" else 8
-        for n in range(1, 2**self.max_tree_depth):
+        for n in range(1, 2 ** (max_tree_depth or self.max_tree_depth)):
             if n % sync_every == 0 and not bool(walking.any()):
                 break
             depth = n.bit_length() - 1
@@ -201,6 +204,16 @@ class NoUTurnSampler(HamiltonianSampler):
         # a doubling only the chosen point has a meaning by now.
         rates = torch.where(stranded, (tree_depth > 0).to(rates.dtype), rates / n_steps)
         return waiting[0].chosen, TreeInfo(rates, diverging, n_steps, tree_depth)
+
+
+class TreeWarmup(Warmup):
+    """Bounds the trees of the fast phase: with a mass that may be far off, a long walk gets no further than a short."""
+
+    max_tree_depth = 6
+
+    def parameters(self) -> dict[str, Any]:
+        bound = {"max_tree_depth": min(self.max_tree_depth, self.sampler.max_tree_depth)} if self.in_fast_phase else {}
+        return super().parameters() | bound
 
 
 def goes_on(a: Stretch, b: Stretch, rho: Tensor, between: bool) -> Bool[Tensor, " chain"]:

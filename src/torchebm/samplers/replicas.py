@@ -2,7 +2,6 @@
 
 from collections import namedtuple
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -77,14 +76,19 @@ def partners(swapped: Bool[Tensor, " chain pair"]) -> Int[Tensor, " chain replic
 # the state: counters, the replicas' leaves [chain, replica, ...], and those of the cold one that others ask for -------
 
 
-@cache
+_KINDS: dict[type, type] = {}
+
+
 def _kind_of_state(inner: type) -> type:
-    """The state whose replicas are those of an inner sampler's state."""
+    """The state whose replicas are those of an inner sampler's state; one class for each."""
+    if inner in _KINDS:
+        return _KINDS[inner]
     names: tuple[str, ...] = inner._fields  # pyrefly: ignore[missing-attribute]
     cold = [name for name in ("x", "energy") if name in names]
     kind: Any = namedtuple(f"Tempered{inner.__name__}", [*cold, "time", "way", *(f"replica_{n}" for n in names)])
     kind.inner, kind.n_cold = inner, len(cold)
     kind.__reduce__ = lambda self: (_restore, (inner, tuple(self)))  # a class made here is found by no name
+    _KINDS[inner] = kind
     return kind
 
 

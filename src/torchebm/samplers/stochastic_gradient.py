@@ -34,6 +34,7 @@ class MinibatchSampler(MarkovSampler):
     """
 
     can_reject = False
+    steps_per_block = 8
     divergence_advice = "a smaller step_size, or a larger batch_size"
 
     def __init__(self, model: BaseModel | Callable[..., Tensor], data: Data | None, batch_size: int | None,

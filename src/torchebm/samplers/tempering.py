@@ -117,6 +117,7 @@ class ParallelTempering(MarkovSampler):
         self.inner = moves
         self.can_reject, self.needs_gradient = self.inner.can_reject, self.inner.needs_gradient
         self.divergence_advice = self.inner.divergence_advice
+        self.steps_per_block = None if self.inner.steps_per_block is None else 1
         self.swap_every = integer("swap_every", swap_every, at_least=1)
         self.tunes_ladder = temperatures is None
         if temperatures is None:
@@ -193,6 +194,10 @@ class ParallelTempering(MarkovSampler):
         return LadderTuning(self, n_warmup)
 
     # the kernel -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, x: Float[Tensor, " chain *event"]) -> None:
+        self.ladder(x)
+        self.inner.prepare(x)
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Any:
         n = len(self.temperatures)

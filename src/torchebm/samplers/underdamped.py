@@ -8,17 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchebm.core.adaptation import Adaptation
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
-from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
+from torchebm.core.shapes import add_scaled, per_chain, select
 from torchebm.core.target import Target
 
 from .acceptance import AcceptInfo, accepts
-from .hamiltonian import HamiltonianSampler, Mass, leapfrog
-from .hmc import MAX_ENERGY_ERROR
+from .hamiltonian import HamiltonianSampler, Mass, kinetic, leapfrog, lost
 from .langevin import Info
+from .warmup import Warmup, check_target_acceptance, tunable
 
 __all__ = ["UnderdampedLangevin"]
 
@@ -53,6 +54,9 @@ class UnderdampedLangevin(HamiltonianSampler):
         mass: $M$: a positive number, a tensor of the event's shape (diagonal), or a matrix over the flattened event
             (dense). Best near the inverse covariance. Identity if left out.
         metropolised: Whether steps are accepted or rejected, so that the density is exact.
+        target_acceptance: The rate that a warm-up (`n_warmup`, `warm_up`) tunes $h$ to, if steps are metropolised, and
+            high, so that a chain keeps its direction for some twenty steps; mass and friction stay as they are. `None`
+            for one that tunes nothing. A step size that is on a schedule is not tuned.
         **options: `dtype`, `device`, `precision`.
 
     Note:
@@ -74,6 +78,8 @@ class UnderdampedLangevin(HamiltonianSampler):
     """
 
     can_reject = False
+    steps_per_block = 8
+    tuned_parameter = "step_size"
 
     step_size = Scheduled(above=0.0)
     friction = Scheduled(above=0.0)
@@ -81,8 +87,8 @@ class UnderdampedLangevin(HamiltonianSampler):
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
                  friction: float | BaseScheduler | Callable[[int], float] = 1.0,
-                 mass: float | Float[Tensor, "..."] | None = None, metropolised: bool = False,
-                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+                 mass: float | Float[Tensor, "..."] | None = None, metropolised: bool = False, *,
+                 target_acceptance: float | None = 0.95, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         if not isinstance(metropolised, bool):
             raise TypeError(f"metropolised must be True or False; got {metropolised!r}.")
@@ -90,6 +96,10 @@ class UnderdampedLangevin(HamiltonianSampler):
         self.friction = friction
         self.mass = mass
         self.can_reject = metropolised
+        self.target_acceptance = check_target_acceptance(target_acceptance)
+
+    def adaptation(self, n_warmup: int) -> Adaptation | None:
+        return Warmup(self, n_warmup) if self.metropolised and tunable(self) else None
 
     @property
     def metropolised(self) -> bool:
@@ -137,12 +147,11 @@ class UnderdampedLangevin(HamiltonianSampler):
                 kick: float | Tensor, temperature: float | Tensor) -> tuple[Moving, AcceptInfo]:  # fmt: skip
         """One leapfrog step from (x, p), or (x, -p): both are reversible up to the sign of the momentum."""
         x, q, energy, gradient = leapfrog(state.x, p, state.gradient, target, metric, h, kick, 1)
-        gain = _kinetic(metric, q, u.dtype) - _kinetic(metric, p, u.dtype)
+        gain = kinetic(metric, q, u.dtype) - kinetic(metric, p, u.dtype)
         log_ratio = ((state.energy - energy) / temperature - gain).to(u.dtype)
         accepted, rate = accepts(log_ratio, u, state.energy, energy)
-        diverging = ~((log_ratio > -MAX_ENERGY_ERROR) & log_ratio.isfinite())
         turned = state._replace(momentum=-p)
-        return select(accepted, Moving(x, q, energy, gradient), turned), AcceptInfo(rate, diverging)
+        return select(accepted, Moving(x, q, energy, gradient), turned), AcceptInfo(rate, lost(log_ratio))
 
     def _evaluate(self, x: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Energy and gradient; without an accept test there is no slope where the energy is not finite."""
@@ -157,8 +166,3 @@ def _decay(rate: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
     if isinstance(rate, Tensor):
         return torch.exp(-rate), (-torch.expm1(-2 * rate)) ** 0.5
     return math.exp(-rate), (-math.expm1(-2 * rate)) ** 0.5
-
-
-def _kinetic(metric: Mass, p: Tensor, dtype: torch.dtype) -> Tensor:
-    """The kinetic energy, its sum in the dtype of the accept test."""
-    return 0.5 * sum_event(p.to(dtype) * metric.velocity(p).to(dtype))

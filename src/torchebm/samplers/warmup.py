@@ -14,7 +14,7 @@ from torchebm.core.random import normal_
 from torchebm.core.schedulers import ConstantScheduler
 from torchebm.core.target import Target
 
-from .hamiltonian import DenseMass, leapfrog, variances
+from .hamiltonian import DenseMass, kinetic, leapfrog, variances
 
 __all__ = ["DualAveraging", "PooledMoments", "Warmup", "find_step_size", "window_ends"]
 
@@ -27,6 +27,8 @@ class DualAveraging:
     $\bar g_t = (1 - \tfrac1{t + t_0}) \bar g_{t-1} + \tfrac1{t + t_0} (\delta - a_t)$, then
     $\log h_t = \mu - \tfrac{\sqrt t}{\gamma} \bar g_t$, and $\log \bar h_t$ averages them with weights
     $t^{-\kappa}$; δ is the target, $a_t$ what transition t reached, μ the value that it is drawn to.
+
+    A rate for each chain, `[chain]`, makes it one step size for each.
 
     Args:
         step_size: Where to start.
@@ -47,7 +49,7 @@ class DualAveraging:
         self.log_step = self.mean_error + math.log(step_size)
         self.log_average = self.log_step
 
-    def update(self, acceptance: Float[Tensor, ""]) -> None:
+    def update(self, acceptance: Float[Tensor, "*chain"]) -> None:
         """Takes note of one transition at `step_size`."""
         self.t += 1
         share = 1 / (self.t + self.t0)
@@ -57,12 +59,12 @@ class DualAveraging:
         self.log_average = weight * self.log_step + (1 - weight) * self.log_average
 
     @property
-    def step_size(self) -> Float[Tensor, ""]:
+    def step_size(self) -> Float[Tensor, "*chain"]:
         """For the next transition."""
         return self.log_step.exp()
 
     @property
-    def average(self) -> Float[Tensor, ""]:
+    def average(self) -> Float[Tensor, "*chain"]:
         """For all transitions after the last."""
         return self.log_average.exp()
 
@@ -131,7 +133,7 @@ def window_ends(n_warmup: int, n_chains: int) -> list[int]:
 
     Stan's schedule: 75 transitions for the step size alone, windows of 25, 50, 100, ... and 50 for the step size at
     the last mass. Shorter warm-ups give 15 % to each end, and many chains fill a window sooner than one. Below 20
-    transitions there is nothing to estimate a mass from.
+    transitions there is no fast phase, and nothing to estimate a mass from.
     """
     if n_warmup < 20:
         return []
@@ -158,13 +160,18 @@ class Warmup:
         mass: What is estimated; `None` leaves the mass as it is.
 
     Note: A warm-up starts from what the user gave, not from what an earlier one found, so that a generator gives the
-    same bits again. The first mass, and that of the fast phase, is the square root of var ∇E / var x, which is right
-    for an uncorrelated normal density wherever the chains are, so that a start far away, or widths that differ by
-    many orders, do not spoil the windows that follow.
+    same bits again. In the fast phase each chain has a step size of its own: chains start where the energy is steep by
+    orders of magnitude more for one than for another, and a step for all of them would leave the steepest behind. The
+    mass of the fast phase, renewed in its middle, is the square root of var ∇E / var x, which is right for an
+    uncorrelated normal density wherever the chains are, so that a start far away, or widths that differ by many orders,
+    do not spoil the windows that follow.
 
     References: Carpenter et al. (2017), https://doi.org/10.18637/jss.v076.i01, and the Stan reference manual; for the
     first mass, Seyboldt, Carlson & Carpenter (2026), https://arxiv.org/abs/2603.18845
     """
+
+    scale = "mass"
+    """The attribute of the sampler that holds it."""
 
     def __init__(self, sampler: MarkovSampler, n_warmup: int, mass: MassKind | None = None) -> None:
         if sampler.tuned_parameter is None or sampler.target_acceptance is None:
@@ -173,30 +180,38 @@ class Warmup:
         self.n_warmup, self.mass = n_warmup, mass
         self.name, self.target_acceptance = sampler.tuned_parameter, sampler.target_acceptance
         self._before = self._values()
-        self._given = {name: _given(sampler, name, value) for name, value in self._before.items()}
+        self._given = {name: given(sampler, name, value) for name, value in self._before.items()}
 
     def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
         self._write(self._given)
+        self.n_done = 0
         self._target, self._generator = target, generator
-        self._ends = window_ends(self.n_warmup, len(state.x)) if self.mass else []
+        ends = window_ends(self.n_warmup, len(state.x))
+        self._ends = [ends[0] // 2, *(ends if self.mass else ends[:1])] if ends else []
+        self._n_fast = 2 if ends else 0  # windows of the fast phase that are not over
         if self.mass:
-            metric = self.sampler.metric(state.x)
-            self.mass = "dense" if isinstance(metric, DenseMass) else self.mass
-            self.variance = variances(metric, state.x).to(wide(state.x))  # [d]
-        self._open_window(state, fast=True)
+            self.variance = self.in_force(state.x).to(wide(state.x))  # [d]
+        self._arrears = torch.zeros(len(state.x), dtype=wide(state.x), device=state.x.device)
+        self.patience = 3 / self.target_acceptance
+        self._open_window(state)
         if self._slopes is not None and len(state.x) >= 8:
             self._note(state)
             self._renew_mass(state.x)
-            self._open_window(state, fast=True)
+            self._open_window(state)
         self._restart(state, float(self._given[self.name].value(0)))
         return state, self.parameters()
 
     def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
-        live = is_live(state)
-        acceptance = self.acceptance(info, live)
+        live, self.n_done = is_live(state), i + 1
+        if self.in_fast_phase:
+            acceptance = torch.where(live, finite_rates(info), self.target_acceptance)
+        else:
+            acceptance = self.acceptance(info, live & ~self.straggling)
         self.dual.update(acceptance)
         self._reached = self._reached + acceptance
         if self._ends:
+            if not self.in_fast_phase:
+                self._look_behind(info, live)
             self._note(state)
             if i + 1 == self._ends[0]:
                 del self._ends[0]
@@ -208,7 +223,7 @@ class Warmup:
         self._write(found)
         self.sampler.untuned = {name: (value, self._given[name]) for name, value in self._values().items()}
         self.sampler.tuning = {name: value.start_value for name, value in found.items()} | {
-            "mass": self.mass,
+            self.scale: self.mass,
             "acceptance_rate": float(self._reached / max(1, self.dual.t)),
             "n_warmup": self.n_warmup,
         }
@@ -220,88 +235,121 @@ class Warmup:
 
     def acceptance(self, info: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
         """What is steered to the target: the mean over chains; what is not finite counts as 0."""
-        return mean_over(live, torch.where(info.acceptance_rate.isfinite(), info.acceptance_rate, 0.0))
+        return mean_over(live, finite_rates(info))
 
     def parameters(self) -> dict[str, Any]:
         """For the next transition."""
-        return {self.name: self.dual.step_size}
+        return {self.name: self.step_size}
 
     def found(self) -> dict[str, ConstantScheduler]:
         """Scheduled parameters to keep, beside the step size."""
         return {}
 
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _values(self) -> dict[str, Any]:
-        mass = {"mass": self.sampler.mass} if self.mass else {}
-        return {name: self.sampler.schedulers[name] for name in self.tuned_names()} | mass
-
     def tuned_names(self) -> list[str]:
         """Scheduled parameters that change."""
         return [self.name]
 
+    def in_force(self, x: Tensor) -> Float[Tensor, " d"]:
+        """What the mass that was given takes for the variances of x; one that is dense is kept dense."""
+        metric = self.sampler.metric(x)
+        self.mass = "dense" if isinstance(metric, DenseMass) else self.mass
+        return variances(metric, x)
+
+    def as_scale(self, covariance: Tensor, event: torch.Size) -> Tensor:
+        """A mass, from a covariance or variances."""
+        if covariance.ndim == 2:
+            return torch.cholesky_inverse(torch.linalg.cholesky(covariance)).contiguous()
+        return (1 / covariance).view(event)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
     @property
     def in_fast_phase(self) -> bool:
-        """Before the first window, while the mass is a first guess."""
-        return self._fast and bool(self._ends)
+        """Before the first window, while the mass is a first guess and each chain has its own step size."""
+        return self._n_fast > 0
+
+    @property
+    def step_size(self) -> Float[Tensor, "*chain"]:
+        """In force: one a chain, and in the final phase a number."""
+        if not self._ends:
+            return self.dual.step_size
+        halvings = (self._arrears - self.patience).clamp(min=0)
+        return (self.dual.step_size * 0.5**halvings).to(self._dtype)
+
+    @property
+    def straggling(self) -> Bool[Tensor, " chain"]:
+        """Chains that are on smaller steps than the others: what they do says nothing about the step size of all."""
+        return self._arrears > self.patience
+
+    def _look_behind(self, info: Any, live: Bool[Tensor, " chain"]) -> None:
+        """Takes note of chains that accept less than three quarters of what is due, a rejection counting as 1."""
+        arrears = self._arrears + (1 - finite_rates(info) / (0.75 * self.target_acceptance))
+        self._arrears = torch.where(live, arrears.clamp(0, self.patience + 30), 0.0)
+
+    def _values(self) -> dict[str, Any]:
+        scale = {self.scale: getattr(self.sampler, self.scale)} if self.mass else {}
+        return {name: self.sampler.schedulers[name] for name in self.tuned_names()} | scale
 
     def _write(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
             setattr(self.sampler, name, value)
 
-    def _open_window(self, state: Any, fast: bool = False) -> None:
+    def _open_window(self, state: Any) -> None:
         """Moments of x, and in the fast phase those of the gradient, unless the user knew a mass to start from."""
-        self._fast = fast
-        self._moments = PooledMoments(state.x, dense=self.mass == "dense" and not fast)
-        sloped = fast and bool(self._ends) and self._given["mass"] is None
+        dense = self.mass == "dense" and not self.in_fast_phase
+        self._moments = PooledMoments(state.x, dense) if self.mass and self._ends else None
+        sloped = self._moments is not None and self.in_fast_phase and self._given[self.scale] is None
         self._slopes = PooledMoments(state.x) if sloped else None
 
     def _close_window(self, state: Any) -> None:
-        if not self._fast or self._slopes is not None:
+        if self.mass and (not self.in_fast_phase or self._slopes is not None):
             self._renew_mass(state.x)
-            self._restart(state, float(self.dual.average))
+        self._n_fast = max(0, self._n_fast - 1)
+        average = self.dual.average
+        self._restart(state, float(average[is_live(state)].median() if average.ndim else average))
         self._open_window(state)
 
     def _note(self, state: Any) -> None:
-        live = is_live(state)
-        self._moments.add(state.x, live)
+        live = is_live(state) & ~self.straggling
+        if self._moments is not None:
+            self._moments.add(state.x, live)
         if self._slopes is not None:
             self._slopes.add(state.gradient, live)
 
     def _renew_mass(self, x: Tensor) -> None:
         """Stan's shrinkage, towards a thousandth of the variances in force, so that the units of x do not matter."""
-        covariance, n = self._moments.covariance, self._moments.count
+        moments = cast(PooledMoments, self._moments)
+        covariance, n = moments.covariance, moments.count
         if self._slopes is not None:
             ratio = (covariance / self._slopes.covariance).sqrt()
             covariance = torch.where(ratio.isfinite() & (ratio > 0), ratio, self.variance)
         else:
             floor = 1e-3 * self.variance * 5 / (n + 5)
             covariance = covariance * (n / (n + 5)) + (floor.diag() if covariance.ndim == 2 else floor)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        if covariance.ndim == 2:
-            self.variance = covariance.diagonal()
-            mass = torch.cholesky_inverse(torch.linalg.cholesky(covariance)).to(dtype).contiguous()
-        else:
-            self.variance = covariance
-            mass = (1 / covariance).to(dtype).view(x.shape[1:])
-        self.sampler.mass = mass
+        self.variance = covariance.diagonal() if covariance.ndim == 2 else covariance
+        scale = self.as_scale(covariance, x.shape[1:])
+        setattr(self.sampler, self.scale, scale.to(torch.promote_types(x.dtype, torch.float32)))
 
     def _restart(self, state: Any, step_size: float) -> None:
         """The search, and dual averaging from there."""
         step_size = find_step_size(self._trial(state), step_size, self.target_acceptance)
+        self._dtype = state.x.dtype
         self.dual = DualAveraging(step_size, self.target_acceptance, state.x)
+        if not self._ends:
+            self._arrears = torch.zeros_like(self._arrears)
         self._reached = torch.zeros((), dtype=wide(state.x), device=state.x.device)
 
     def _trial(self, state: Any) -> Callable[[float], float]:
         """`step size -> acceptance rate` of one transition, or leapfrog, with the same noise for each."""
         sampler, target, live = self.sampler, self._target, is_live(state)
         if hasattr(sampler, "metric"):
-            metric = sampler.metric(state.x)
+            metric, dtype = sampler.metric(state.x), torch.promote_types(state.x.dtype, torch.float32)
             p = metric.momentum(normal_(state.x.new_empty(state.x.shape), self._generator))
 
             def rate(h: float) -> Tensor:
                 _, q, energy, _ = leapfrog(state.x, p, state.gradient, target, metric, h, h, 1)
-                return (state.energy - energy + metric.kinetic(p) - metric.kinetic(q)).clamp(max=0).exp()
+                gain = kinetic(metric, q, dtype) - kinetic(metric, p, dtype)
+                return (state.energy - energy - gain).clamp(max=0).exp()
         else:
             noise = tuple(buffer[0] for buffer in sampler.noise(state.x, 1))
             sampler.draw(noise, self._generator)
@@ -315,6 +363,18 @@ class Warmup:
             return float(mean_over(live, torch.where(rates.isfinite(), rates, 0.0)))
 
         return acceptance
+
+
+class PreconditionerWarmup(Warmup):
+    """The same, for a sampler whose `preconditioner` holds the variances of x."""
+
+    scale = "preconditioner"
+
+    def in_force(self, x: Tensor) -> Float[Tensor, " d"]:
+        return x.new_ones(x.shape[1:].numel())
+
+    def as_scale(self, covariance: Tensor, event: torch.Size) -> Tensor:
+        return covariance.view(event)
 
 
 def check_target_acceptance(rate: float | None) -> float | None:
@@ -342,6 +402,12 @@ def mean_over(live: Bool[Tensor, " chain"], values: Float[Tensor, " chain"]) -> 
     return torch.where(live, values, 0.0).to(wide(values)).sum() / live.sum().clamp(min=1)
 
 
+def finite_rates(info: Any) -> Float[Tensor, " chain"]:
+    """Acceptance rates in the dtype for sums; one that is not finite is a rejection."""
+    rates = info.acceptance_rate.to(wide(info.acceptance_rate))
+    return torch.where(rates.isfinite(), rates, 0.0)
+
+
 def is_live(state: Any) -> Bool[Tensor, " chain"]:
     """Where the energy is finite: elsewhere a chain may be unable to move, and tells nothing."""
     return state.energy.isfinite()
@@ -352,7 +418,7 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _given(sampler: MarkovSampler, name: str, value: Any) -> Any:
+def given(sampler: MarkovSampler, name: str, value: Any) -> Any:
     """What the user gave, where `value` is what an earlier warm-up made of it."""
     made, given = sampler.untuned.get(name, (None, None))
     return given if made is value and made is not None else value

@@ -115,7 +115,9 @@ class Recipe:
         step_size, jitter = self.sampler.step_size, self.sampler.jitter
         golden = (5**0.5 - 1) / 2  # its multiples fill the unit interval evenly, in no rhythm
         schedule = FunctionScheduler(lambda step: step_size * (1 + jitter * (2 * (step * golden % 1) - 1)))
-        return HamiltonianMonteCarlo(model, schedule if jitter else step_size, self.sampler.n_leapfrog_steps)
+        return HamiltonianMonteCarlo(
+            model, schedule if jitter else step_size, self.sampler.n_leapfrog_steps, path_jitter=0.0
+        )
 
     def data_noise(self, data: Float[Tensor, " n *event"]) -> Float[Tensor, "*event"]:
         """Standard deviation of the noise that is added to each component, in the units of the data."""

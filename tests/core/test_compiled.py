@@ -1,0 +1,224 @@
+"""Compiled blocks: the same transitions, from the same random numbers, compiled once."""
+
+import pytest
+import torch
+from torch import nn
+
+from torchebm.core import BaseModel, HarmonicModel, LinearScheduler, SamplingDivergenceWarning
+from torchebm.core.compiled import CompilationError
+from torchebm.losses import ContrastiveDivergence
+from torchebm.samplers import (
+    HamiltonianMonteCarlo,
+    LangevinDynamics,
+    MetropolisAdjustedLangevin,
+    MetropolisHastings,
+    NoUTurnSampler,
+    ParallelTempering,
+    UnderdampedLangevin,
+)
+
+EVERYTHING = {"return_trajectory": True, "return_diagnostics": True, "return_state": True}
+
+
+class Backend:
+    """Runs what Dynamo traced as it is, and counts how often it traced."""
+
+    def __init__(self):
+        self.traced = 0
+
+    def __call__(self, graph, inputs):
+        self.traced += 1
+        return graph.forward
+
+
+class Quartic(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.width = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x, shift=0.0):
+        return (((x - shift) / self.width) ** 4).flatten(1).sum(1)
+
+
+@pytest.fixture
+def backend():
+    return Backend()
+
+
+@pytest.fixture
+def compiles(case, backend):
+    """A sampler of each kind, and its twin that is not compiled."""
+    sampler = case.make(Quartic())
+    block = None if sampler.steps_per_block is None else 4
+    return sampler.compile(block=block, backend=backend), case.make(Quartic())
+
+
+def test_blocks_are_the_transitions_that_they_replace(compiles, backend, seeded):
+    compiled, plain = compiles
+    x, one, two = torch.full((3, 2), 0.5, dtype=torch.float64), seeded(), seeded()
+    got = compiled.sample(x, n_steps=10, generator=one, **EVERYTHING)  # two blocks, and two steps
+    expected = plain.sample(x, n_steps=10, generator=two, **EVERYTHING)
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-9, atol=1e-9)
+    assert got[1].keys() == expected[1].keys()
+    for name in got[1]:
+        torch.testing.assert_close(got[1][name], expected[1][name], rtol=1e-7, atol=1e-7, equal_nan=True)
+    for leaf, other in zip(got[2].kernel, expected[2].kernel, strict=True):
+        torch.testing.assert_close(leaf, other, rtol=1e-9, atol=1e-9)
+    assert torch.equal(one.get_state(), two.get_state())
+    assert backend.traced == 1
+    last = compiled.sample(x, n_steps=10, generator=seeded())  # nothing but the last state is wanted
+    torch.testing.assert_close(last, expected[0][:, -1], rtol=1e-9, atol=1e-9)
+    assert backend.traced == (1 if compiled.steps_per_block is None else 2)
+
+
+def test_values_compile_nothing(compiles, backend, case, seeded):
+    compiled, _ = compiles
+    x, schedule = torch.full((3, 2), 0.5), LinearScheduler(0.1, 0.2, 8)
+    compiled.sample(x, n_steps=8, generator=seeded())
+    assert backend.traced == 1
+    if case.cls is ParallelTempering:
+        compiled.inner.step_size = schedule
+    else:
+        setattr(compiled, case.positive, schedule)
+    with torch.no_grad():
+        compiled.model.width.mul_(2)
+    got = compiled.sample(x, n_steps=8, generator=seeded())
+    assert backend.traced == 1
+    plain = case.make(compiled.model, **{case.positive: schedule})
+    torch.testing.assert_close(got, plain.sample(x, n_steps=8, generator=seeded()), rtol=1e-4, atol=1e-4)
+
+
+def test_another_mass_compiles_nothing_if_it_is_of_the_same_kind(backend, seeded):
+    sampler = UnderdampedLangevin(Quartic(), mass=torch.tensor([1.0, 2.0])).compile(block=2, backend=backend)
+    x = torch.full((3, 2), 0.5)
+    sampler.sample(x, n_steps=2, generator=seeded())
+    sampler.mass = torch.tensor([3.0, 4.0])
+    sampler.mass[0] = 5.0  # in place
+    got = sampler.sample(x, n_steps=2, generator=seeded())
+    assert backend.traced == 1
+    plain = UnderdampedLangevin(sampler.model, mass=torch.tensor([5.0, 4.0]))
+    torch.testing.assert_close(got, plain.sample(x, n_steps=2, generator=seeded()))
+
+
+def test_conditions_and_temperatures_compile_nothing(backend, seeded):
+    sampler = MetropolisAdjustedLangevin(Quartic(), step_size=0.1).compile(block=2, backend=backend)
+    plain = MetropolisAdjustedLangevin(sampler.model, step_size=0.1)
+    x = torch.zeros(5, 1)
+    for shift in (0.0, 3.0):
+        condition = {"shift": torch.full((5, 1), shift)}
+        got = sampler.sample(x, n_steps=2, model_kwargs=condition, generator=seeded())
+        torch.testing.assert_close(got, plain.sample(x, n_steps=2, model_kwargs=condition, generator=seeded()))
+    assert backend.traced == 1
+
+
+def test_any_number_of_chains(backend):
+    """Dynamo itself gives up after eight."""
+    sampler = LangevinDynamics(HarmonicModel()).compile(block=2, backend=backend)
+    for n in range(1, 13):
+        assert sampler.sample(torch.ones(n, 2), n_steps=4).shape == (n, 2)
+    assert backend.traced == 12
+    sampler.sample(torch.ones(3, 2), n_steps=4)
+    assert backend.traced == 12
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch, about itself
+@pytest.mark.parametrize("cls", [LangevinDynamics, MetropolisAdjustedLangevin, HamiltonianMonteCarlo])
+def test_inductor_agrees_to_rounding(cls, seeded):
+    """The compiler that is used if nobody names another; a network, so that autograd is traced."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1))
+    options = {"n_leapfrog_steps": 2, "path_jitter": 0.0} if cls is HamiltonianMonteCarlo else {}
+    plain, compiled = (cls(network, step_size=0.1, **options) for _ in range(2))
+    compiled.compile(block=2)
+    x = torch.randn(6, 2, generator=seeded(1))
+    got, expected = (sampler.sample(x, n_steps=2, generator=seeded()) for sampler in (compiled, plain))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_warm_up_tunes_a_compiled_sampler(backend, seeded):
+    plain, compiled = (HamiltonianMonteCarlo(Quartic(), n_leapfrog_steps=2, path_jitter=0.0) for _ in range(2))
+    compiled.compile(block=1, backend=backend)
+    x = torch.randn(30, 2, dtype=torch.float64, generator=seeded(1))
+    for sampler in (plain, compiled):
+        sampler.warm_up(x, n_steps=60, generator=seeded())
+    assert compiled.step_size == pytest.approx(plain.step_size, rel=1e-6)
+    torch.testing.assert_close(compiled.mass, plain.mass, rtol=1e-6, atol=1e-9)
+
+
+def test_what_cannot_be_traced_is_named_with_its_line(backend):
+    class Printed(BaseModel):
+        def forward(self, x):
+            energy = 0.5 * x.square().sum(-1)
+            return energy * float(energy.mean()) if energy.sum().item() > 1e9 else energy
+
+    sampler = LangevinDynamics(Printed()).compile(backend=backend)
+    with pytest.raises(
+        CompilationError, match=r"LangevinDynamics on Printed cannot be compiled.*test_compiled\.py:\d+"
+    ):
+        sampler.sample(torch.ones(3, 2))
+
+
+def test_options_are_checked_before_any_run():
+    sampler = LangevinDynamics(HarmonicModel())
+    with pytest.raises(RuntimeError, match="Unexpected optimization option nonsense"):
+        sampler.compile(options={"nonsense": True})
+    with pytest.raises(ValueError, match="block must be at least 1; got 0"):
+        sampler.compile(block=0)
+    with pytest.raises(ValueError, match="NoUTurnSampler decides on the host"):
+        NoUTurnSampler(HarmonicModel()).compile(block=2)
+    with pytest.raises(TypeError, match="nonsense"):
+        sampler.compile(nonsense=True)
+
+
+def test_chains_that_are_lost_are_reported_by_block(backend, generator):
+    sampler = LangevinDynamics(lambda x: -x.pow(4).sum(-1), step_size=1.0).compile(block=4, backend=backend)
+    x = torch.tensor([[3.0], [0.0]])
+    with pytest.warns(SamplingDivergenceWarning, match="diverged, the first by step 3 of this run"):
+        sampler.sample(x, n_steps=12, generator=generator)
+
+
+def test_chains_that_are_held_stay(backend, generator):
+    model = Quartic()
+    sampler = LangevinDynamics(lambda x: model(x) + x.sqrt().sum(-1) * 0, step_size=1e-3)
+    x = torch.tensor([[-1.0], [1.0]])
+    with pytest.warns(SamplingDivergenceWarning, match="1 of 2 chains started where"):
+        end = sampler.compile(block=4, backend=backend).sample(x, n_steps=8, generator=generator)
+    assert end[0] == -1
+    assert end[1] != 1
+
+
+def test_the_compile_time_is_shown_once(backend, capsys):
+    sampler = LangevinDynamics(HarmonicModel()).compile(block=2, backend=backend)
+    sampler.sample(torch.ones(3, 2), n_steps=6, progress=True)
+    assert "compiled in=" in capsys.readouterr().err
+    sampler.sample(torch.ones(3, 2), n_steps=6, progress=True)
+    assert "compiled in=" not in capsys.readouterr().err
+
+
+def test_training_uses_a_compiled_sampler_unchanged(backend, seeded):
+    losses = []
+    for options in ({}, {"backend": backend}):
+        model = Quartic()
+        sampler = LangevinDynamics(model, step_size=0.01)
+        if options:
+            sampler.compile(block=5, **options)
+        loss, generator = ContrastiveDivergence(model, sampler, k_steps=10), seeded()
+        optimiser, x, trace = torch.optim.SGD(model.parameters(), lr=0.1), torch.full((4, 2), 0.5), []
+        for _ in range(3):
+            optimiser.zero_grad()
+            value = loss.evaluate(x, generator=generator).loss
+            value.backward()
+            optimiser.step()
+            trace.append(value.detach())
+        losses.append(torch.stack(trace))
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+    assert backend.traced == 1
+
+
+def test_shapes_of_a_block(backend, seeded):
+    for event in ((), (1, 2, 2)):
+        x = torch.zeros(3, *event)
+        sampler = MetropolisHastings(HarmonicModel()).compile(block=3, backend=backend)
+        got = sampler.sample(x, n_steps=7, generator=seeded())
+        torch.testing.assert_close(got, MetropolisHastings(HarmonicModel()).sample(x, n_steps=7, generator=seeded()))
