@@ -408,6 +408,20 @@ def test_draws_come_from_the_generator_alone(name):
             model.sample(wrong)
 
 
+def test_units_that_differ_by_many_orders_make_no_covariance_singular():
+    widths, roots = torch.logspace(-10, 10, 6, dtype=F64), 0.6 * torch.ones(6, 6, dtype=F64) + 0.4 * torch.eye(6)
+    model, unit = (GaussianModel(torch.zeros(6, dtype=F64), w[:, None] * roots * w) for w in (widths, widths**0))
+    x = torch.randn(5, 6, dtype=F64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(x * widths), unit(x), rtol=1e-10, atol=0)
+    torch.testing.assert_close(model.gradient(x * widths) * widths, unit.gradient(x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.log_z, unit.log_z + widths.log().sum(), rtol=1e-10, atol=1e-10)
+    covs = torch.stack([widths.square().diag(), widths.flip(0).square().diag()])
+    assert GaussianMixtureModel(torch.zeros(2, 6, dtype=F64), covs)(x).isfinite().all()
+    for singular in (torch.ones(6, 6, dtype=F64), 2 * roots - torch.eye(6)):  # correlations of 1, and of more
+        with pytest.raises(ValueError, match="positive definite"):
+            GaussianModel(torch.zeros(6), widths[:, None] * singular * widths)
+
+
 # errors -------------------------------------------------------------------------------------------------------------
 
 
@@ -417,6 +431,8 @@ def test_draws_come_from_the_generator_alone(name):
         (lambda: GaussianModel(torch.zeros(2), [[1.0, 2.0], [2.0, 1.0]]), ValueError, "smallest eigenvalue is -1"),
         (lambda: GaussianModel(torch.zeros(2), torch.ones(2, 2)), ValueError, "positive definite"),
         (lambda: GaussianModel(torch.zeros(2), torch.zeros(2, 2)), ValueError, "smallest eigenvalue is 0"),
+        (lambda: GaussianModel(torch.zeros(2), [[1.0, 2.0], [2.0, 0.0]]), ValueError, "smallest eigenvalue is -1.56"),
+        (lambda: GaussianModel(torch.zeros(2), [[1.0, 0.0], [0.0, -3.0]]), ValueError, "smallest eigenvalue is -3"),
         (lambda: GaussianModel(torch.zeros(2), [[1.0, 0.5], [0.4, 1.0]]), ValueError, "symmetric; .* differ by 0.1"),
         (lambda: GaussianModel(torch.zeros(2), [[1.0, float("nan")], [0.0, 1.0]]), ValueError, "NaN"),
         (lambda: GaussianModel(torch.zeros(2), torch.eye(3)), ValueError, r"must be \[2, 2\]; got shape \[3, 3\]"),

@@ -80,7 +80,7 @@ def test_no_chain_is_put_anywhere_and_what_is_not_finite_is_flagged(case, energy
         if "tree_depth" not in noted:  # a tree may end at a wall, and the chain go to a point before it
             assert (noted["acceptance_rate"][flagged] == 0).all()
     else:
-        n_lost = int((~trajectory[:, -1].isfinite().all(-1)).sum())
+        n_lost = int((~trajectory.isfinite().all(-1)).any(1).sum())  # a swap may bring a finite replica back
         assert len(record) == (n_lost > 0)
         assert all(f"{n_lost} of 200 chains diverged" in str(w.message) for w in record)
 

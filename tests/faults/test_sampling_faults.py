@@ -211,7 +211,7 @@ def test_a_plain_network_is_a_model(case):
 
 
 def test_energy_and_gradient_are_evaluated_together_and_kept(counting_model, generator):
-    sampler = HamiltonianMonteCarlo(counting_model, 0.1, 10)
+    sampler = HamiltonianMonteCarlo(counting_model, 0.1, 10, path_jitter=0.0)
     sampler.sample(X, n_steps=20, return_diagnostics=True, generator=generator)
     assert (counting_model.gradients, counting_model.energies) == (1 + 20 * 10, 0)
 

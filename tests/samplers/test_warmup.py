@@ -318,6 +318,18 @@ def test_a_dense_mass_is_the_inverse_covariance(hamiltonian, generator):
     assert values.max() < 1.4
 
 
+@pytest.mark.parametrize("r", [0.9, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+def test_a_dense_mass_serves_chains_of_few_digits(dtype, r, generator):
+    """0.999 rounds to 1 in bfloat16, with which the matrix would be singular; a momentum that stays is solved for."""
+    sampler = HamiltonianMonteCarlo(HarmonicModel(dim=2), 0.3, 4, mass=correlated(2, r), momentum_refresh=0.3)
+    x = torch.randn(512, 2, generator=generator).to(dtype)
+    x, state = sampler.sample(x, n_steps=50, generator=generator, return_state=True)
+    assert x.dtype == state.kernel.momentum.dtype == dtype
+    squares = torch.cat([x, state.kernel.momentum], 1).double().square().mean(0)  # 1: all are standard normal
+    assert (squares - 1).abs().max() < 5 * (2 / 512) ** 0.5 + 20 * torch.finfo(dtype).eps
+
+
 def test_one_chain_is_enough_for_a_mass(generator):
     sampler = HamiltonianMonteCarlo(normal(WIDTHS[3:7].square().diag()), jitter=0.5)
     sampler.warm_up(n_samples=1, n_steps=1000, generator=generator)

@@ -16,10 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import tyro
     except ImportError:
         sys.exit('torchebm: the command line needs its extra: pip install "torchebm[cli]"')
+    from torchebm.core import keep_freed_memory
     from torchebm.training import TrainingDivergedError
 
     from . import commands
 
+    keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         named = tyro.conf.subcommand

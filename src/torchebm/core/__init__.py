@@ -1,5 +1,6 @@
 """The contracts of the library: models, samplers, losses, schedules, and the one loop that runs the samplers."""
 
+from .allocator import keep_freed_memory
 from .analytic import (
     AckleyModel,
     BananaModel,
@@ -84,6 +85,7 @@ __all__ = [
     "WarmupScheduler",
     "WeightedSum",
     "correlation_matrix",
+    "keep_freed_memory",
     "mixture",
     "ordered",
 ]

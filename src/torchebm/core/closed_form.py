@@ -119,12 +119,16 @@ def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*
             f"If that is rounding, pass 0.5 * ({name} + {name}.mT)."
         )
     cov = 0.5 * (cov + cov.mT)
-    eigenvalues = torch.linalg.eigvalsh(cov)  # ascending
+    # Correlations are judged: units may differ by many orders, which a factorisation does not mind.
+    unit = cov.diagonal(0, -2, -1).clamp_min(0).sqrt()
+    unit = torch.where(unit > 0, unit, 1.0)
+    eigenvalues = torch.linalg.eigvalsh(cov / unit.unsqueeze(-1) / unit.unsqueeze(-2))  # ascending
     smallest, largest = eigenvalues[..., 0], eigenvalues[..., -1]
     if bool((smallest <= cov.shape[-1] * torch.finfo(cov.dtype).eps * largest).any()):
         raise ValueError(
-            f"{name} must be positive definite; its smallest eigenvalue is {float(smallest.min()):.3g}. A covariance "
-            "estimated from few samples is singular: add a small multiple of the identity."
+            f"{name} must be positive definite; its smallest eigenvalue is "
+            f"{float(torch.linalg.eigvalsh(cov)[..., 0].min()):.3g}. A covariance estimated from few samples is "
+            "singular: add a small multiple of the identity."
         )
     return torch.linalg.cholesky(cov)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import integer
+from .products import inductor_pass
 from .sampler import BaseSampler
 from .shapes import select
 from .target import Target
@@ -65,9 +66,11 @@ class Specialised:
                            self.function.__closure__)  # fmt: skip
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
+            ours = {**_CPU_OPTIONS, "post_grad_custom_pre_pass": inductor_pass()}
             known = torch._inductor.list_options()
-            measured = {name: value for name, value in _CPU_OPTIONS.items() if name in known}
-            options["options"] = measured | options.get("options", {})
+            options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
+                "options", {}
+            )
         return torch.compile(own, **options)
 
     def _explained(self, error: Exception, target: Target) -> CompilationError:

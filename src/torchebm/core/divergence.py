@@ -34,9 +34,8 @@ class DivergenceWatch:
         self._shares = x.new_full((self._event,), 1 / self._event)  # a mean, since a sum may overflow in float16
         self._window = x.new_empty(max(1, min(_WINDOW, n_steps)), len(x))
         self._rows = tuple(self._window)
-        self._broken: Tensor | None = None  # the window in which a chain broke, as it was
-        self._in_window = torch.full((len(x),), -1, device=x.device)  # and its number
-        self._n_windows = self._filled = self._done = 0
+        self._sound = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # notes of a chain while it was finite
+        self._filled = self._done = 0
         self._steps: list[int] = []  # the last transition before each note
 
     def __call__(self, n: int, state: Any) -> None:
@@ -50,14 +49,11 @@ class DivergenceWatch:
 
     def first_steps(self) -> Tensor:
         """`[chain]`: the first transition after which a chain was seen not finite, -1 where there is none."""
-        if self._filled:
-            self._window[self._filled :] = self._window[self._filled - 1]
-            self._close_window()
-        if self._broken is None:
-            return self._in_window
-        at = (~self._broken.isfinite()).to(torch.uint8).argmax(0)
-        notes = (self._in_window * len(self._rows) + at).clamp(min=0)
-        return torch.where(self._in_window < 0, -1, torch.tensor(self._steps, device=at.device)[notes])
+        self._close_window()
+        if not self._steps:
+            return self._sound - 1
+        steps = torch.tensor([*self._steps, -1], device=self._sound.device)
+        return steps[self._sound]
 
     def report(self, advice: str) -> None:
         """Warns, once, if there is something to say."""
@@ -80,8 +76,12 @@ class DivergenceWatch:
             warn_caller(" ".join(parts), SamplingDivergenceWarning)
 
     def _close_window(self) -> None:
-        """Chains that are not finite stay so: the last row of a window tells which broke by then."""
-        new = ~self._window[-1].isfinite() & (self._in_window < 0)  # [chain]
-        self._broken = self._window.clone() if self._broken is None else torch.where(new, self._window, self._broken)
-        self._in_window = torch.where(new, self._n_windows, self._in_window)
-        self._n_windows, self._filled = self._n_windows + 1, 0
+        """A chain that is not finite stays so: one that is finite now has always been."""
+        if not self._filled:
+            return
+        at_host = self._window.device.type == "cpu"  # where a look costs nothing
+        if at_host and bool(self._rows[self._filled - 1].isfinite().all()):
+            self._sound += self._filled
+        else:
+            self._sound += self._window[: self._filled].isfinite().sum(0)
+        self._filled = 0

@@ -22,7 +22,7 @@ class Interruption:
         wanted: Whether to do so at all.
     """
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: bool = True) -> None:
         self.pressed = False
         self.reached: tuple[int, Any] | None = None
         """Transitions that were completed, and the state they led to, if the run was ended."""

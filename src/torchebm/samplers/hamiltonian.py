@@ -57,18 +57,21 @@ class DiagonalMass:
 
 
 class DenseMass:
-    """A symmetric positive definite matrix over the flattened event."""
+    """A symmetric positive definite matrix over the flattened event, for chains of `dtype`, its own if left out.
 
-    def __init__(self, mass: Float[Tensor, "d d"]) -> None:
-        wide = mass.double()
-        if not bool(wide.isfinite().all()):
+    It is factorised as it was given: rounded to few digits first, many a matrix would no longer be positive definite.
+    """
+
+    def __init__(self, mass: Float[Tensor, "d d"], dtype: torch.dtype | None = None) -> None:
+        dtype, wide = dtype or mass.dtype, mass.double()
+        if not bool(mass.to(dtype).isfinite().all()):
             raise ValueError("a dense mass must be finite; it holds NaN or infinity.")
         if not torch.allclose(wide, wide.mT, rtol=1e-5, atol=1e-8):
             raise ValueError("a dense mass must be symmetric; got a matrix that differs from its transpose.")
         factor, failed = torch.linalg.cholesky_ex(wide)
         if failed:
             raise ValueError("a dense mass must be positive definite; its Cholesky factorisation failed.")
-        self.factor, self.inverse = factor.to(mass.dtype), torch.cholesky_inverse(factor).to(mass.dtype)
+        self.factor, self.inverse = factor.to(dtype), torch.cholesky_inverse(factor).to(dtype)
 
     def momentum(self, xi: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
         return (xi.reshape(-1, len(self.factor)) @ self.factor.T).view_as(xi)  # rows: (L xi)^T
@@ -95,13 +98,12 @@ def as_mass(mass: float | Tensor | None, x: Float[Tensor, " chain *event"]) -> M
     if mass.is_complex() or mass.dtype == torch.bool:
         raise TypeError(f"mass must hold real numbers; got {mass.dtype}.")
     event, d = x.shape[1:], x.shape[1:].numel()
-    mass = mass.to(x.dtype)
     if mass.device.type != x.device.type:
         raise ValueError(f"the mass is on {mass.device}, the chains on {x.device}: move one of them.")
     if mass.shape == event:
-        return DiagonalMass(mass)
+        return DiagonalMass(mass.to(x.dtype))
     if mass.shape == (d, d):
-        return DenseMass(mass)
+        return DenseMass(mass, x.dtype)
     raise ValueError(
         f"mass has shape {list(mass.shape)}; expected a number, {list(event)} for a diagonal mass, or {[d, d]} for a "
         f"dense one, because a point has shape {list(event)}."
@@ -186,8 +188,9 @@ def lost(log_ratio: Float[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
 def whiten(mass: Mass, p: Float[Tensor, " chain *event"]) -> Float[Tensor, " chain *event"]:
     r"""$M^{-1/2} p$, the inverse of `mass.momentum`: standard normal if p is a momentum."""
     if isinstance(mass, DenseMass):
-        flat = p.reshape(-1, len(mass.factor)).T
-        return torch.linalg.solve_triangular(mass.factor, flat, upper=False).T.reshape(p.shape)
+        wide = torch.promote_types(p.dtype, torch.float32)  # nothing solves in less
+        flat = p.reshape(-1, len(mass.factor)).T.to(wide)
+        return torch.linalg.solve_triangular(mass.factor.to(wide), flat, upper=False).T.reshape(p.shape).to(p.dtype)
     return p / mass.momentum(torch.ones_like(p[:1]))
 
 

@@ -1,20 +1,18 @@
 """The one training loop."""
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from torchebm.core.allocator import keep_freed_memory
 from torchebm.core.checks import integer, number
 from torchebm.core.energies import NonFiniteEnergyError
+from torchebm.core.interruption import Interruption
 from torchebm.core.loss import BaseLoss, LossOutput
 from torchebm.core.model import BaseModel
 from torchebm.core.progress import progress_bar
@@ -111,6 +109,8 @@ class Trainer:
             progress: bool = True) -> BaseModel:  # fmt: skip
         """Trains until `n_steps` updates have been done in total.
 
+        The process keeps the memory that tensors on the CPU give back: see `torchebm.core.keep_freed_memory`.
+
         Args:
             data: A tensor `[n, *event]` or a map-style dataset of points, on the model's device.
             n_steps: Updates in total, those before a resumption included.
@@ -131,7 +131,8 @@ class Trainer:
         self._begin(integer("n_steps", n_steps), resume)
         self.loss_fn.train()
         self.model.train()
-        with _interrupts() as interrupted, progress_bar(progress, n_steps, "training", initial=self.step) as tick:
+        keep_freed_memory()
+        with Interruption() as interruption, progress_bar(progress, n_steps, "training", initial=self.step) as tick:
             while self.step < n_steps:
                 began = time.perf_counter()
                 batch = batches[self.step]
@@ -147,9 +148,9 @@ class Trainer:
                 self._seconds += time.perf_counter() - began
                 line = self._note({"loss": output.loss.detach(), "gradient_norm": gradient_norm} | output.metrics)
                 tick(**({"gap": f"{line['energy_gap']:+.3f}"} if line and "energy_gap" in line else {}))
-                if self.step % self.checkpoint_every == 0 or self.step == n_steps or interrupted():
+                if self.step % self.checkpoint_every == 0 or self.step == n_steps or interruption.pressed:
                     self.save()
-                if interrupted():
+                if interruption.pressed:
                     saved = "resume=True continues from there" if self.out_dir else "nothing is saved without out_dir="
                     raise KeyboardInterrupt(f"stopped after step {self.step}; {saved}.")
             self._close_window()
@@ -295,22 +296,3 @@ class Trainer:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a `metrics.jsonl`, but for a last one that was being written."""
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C was pressed, so that a step is never cut in two; a second one interrupts at once."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-
-    def press(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
-        pressed.set()
-
-    previous = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)
