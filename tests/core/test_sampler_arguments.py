@@ -216,6 +216,8 @@ def test_no_chains_are_no_error(case, generator):
 def test_a_model_or_a_generator_on_another_device(case, generator):
     with pytest.raises(ValueError, match="x is on meta, the model on cpu: move one of them"):
         case.make(nn.Linear(2, 1), device="meta").sample(dim=2, n_steps=1)
+    with pytest.raises(ValueError, match="x is on meta, the model on cpu: move one of them"):
+        case.make(nn.Linear(2, 1)).sample(torch.zeros(3, 2, device="meta"), n_steps=1)
     with pytest.raises(ValueError, match="the generator lives on cpu, the tensors it should fill on meta: create it"):
         case.make(HarmonicModel(), device="meta").sample(dim=2, n_steps=1, generator=generator)
 

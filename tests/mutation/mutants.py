@@ -267,18 +267,20 @@ MUTANTS = [
                 (C + "test_transformed.py -k 'shapes_are_the_users and Langevin'",), [
         ("reported energies in the wrong volume", "own + sum_event(transform", "own - sum_event(transform"),
     ]),
-    *mutants_of("warm-up", "samplers/warmup.py", (S + "test_warmup.py -k dual_averaging",), [
+    *mutants_of("warm-up", "samplers/estimation.py", (S + "test_warmup.py -k dual_averaging",), [
         ("dual averaging: sign of the error", "(self.target - acceptance)", "(acceptance - self.target)"),
         ("dual averaging: away from the target", "self.mu - math.sqrt", "self.mu + math.sqrt"),
         ("dual averaging: a plain average", "self.t**-self.kappa", "self.t**-1"),
-        ("diagonal mass inverted", "return (1 / covariance).view(event)", "return covariance.view(event)",
-         (S + "test_warmup.py -k 'first_mass or thousandth'",)),
-        ("dense mass inverted", "torch.cholesky_inverse(torch.linalg.cholesky(covariance))", "covariance",
-         (S + "test_warmup.py -k dense_mass_is",)),
         ("pooled variance: shift of the mean dropped", " + off * off * (self.count * n / total)", "",
          (S + "test_warmup.py -k pooled",)),
         ("pooled covariance: shift of the mean dropped", " + torch.outer(off, off) * (self.count * n / total)", "",
          (S + "test_warmup.py -k pooled",)),
+    ]),
+    *mutants_of("warm-up", "samplers/warmup.py", (S + "test_warmup.py",), [
+        ("diagonal mass inverted", "return (1 / covariance).view(event)", "return covariance.view(event)",
+         (S + "test_warmup.py -k 'first_mass or thousandth'",)),
+        ("dense mass inverted", "torch.cholesky_inverse(torch.linalg.cholesky(covariance))", "covariance",
+         (S + "test_warmup.py -k dense_mass_is",)),
         ("first mass without its root", "(covariance / self._slopes.covariance).sqrt()",
          "(covariance / self._slopes.covariance)", (S + "test_warmup.py -k first_mass",)),
         ("first step size: kinetic energy dropped", "gain = kinetic(metric, q, dtype) - kinetic(metric, p, dtype)",

@@ -464,6 +464,8 @@ REFUSED = [
     ({"temperatures": 4}, TypeError, "temperatures must be a list"),
     ({"n_temperatures": 1}, ValueError, "n_temperatures must be at least 2"),
     ({"max_temperature": 1.0}, ValueError, "max_temperature must be greater than 1"),
+    ({"temperatures": [1.0, 2.0], "n_temperatures": 3}, TypeError, "not both"),
+    ({"temperatures": [1.0, 2.0], "max_temperature": float("nan")}, TypeError, "not both"),
     ({"swap_every": 0}, ValueError, "swap_every must be at least 1"),
     ({"inner": "hmc"}, TypeError, "inner must be a class of samplers"),
     ({"inner": HarmonicModel}, TypeError, "inner must be a class of samplers"),

@@ -21,7 +21,8 @@ from torchebm.samplers import (
     MetropolisHastings,
     UnderdampedLangevin,
 )
-from torchebm.samplers.warmup import DualAveraging, PooledMoments, Warmup, find_step_size, window_ends
+from torchebm.samplers.estimation import DualAveraging, PooledMoments, find_step_size
+from torchebm.samplers.warmup import Warmup, window_ends
 
 F64 = torch.float64
 WIDTHS = torch.logspace(-3, 3, 10, dtype=F64)

@@ -34,7 +34,8 @@ class DivergenceWatch:
         self._shares = x.new_full((self._event,), 1 / self._event)  # a mean, since a sum may overflow in float16
         self._window = x.new_empty(max(1, min(_WINDOW, n_steps)), len(x))
         self._rows = tuple(self._window)
-        self._sound = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # notes of a chain while it was finite
+        self._whole = torch.ones(len(x), dtype=torch.bool, device=x.device)  # chains that were finite so far
+        self._sound = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # their notes until they were not
         self._filled = self._done = 0
         self._steps: list[int] = []  # the last transition before each note
 
@@ -49,9 +50,9 @@ class DivergenceWatch:
 
     def first_steps(self) -> Tensor:
         """`[chain]`: the first transition after which a chain was seen not finite, -1 where there is none."""
-        self._close_window()
         if not self._steps:
             return self._sound - 1
+        self._close_window()
         steps = torch.tensor([*self._steps, -1], device=self._sound.device)
         return steps[self._sound]
 
@@ -64,7 +65,7 @@ class DivergenceWatch:
         if len(diverged):
             parts.append(
                 f"{len(diverged)} of {self.n_chains} chains diverged, the first {when} step {int(diverged.min())} of "
-                f"this run: they are not finite from there on. What helps: {advice}."
+                f"this run, where they were not finite. What helps: {advice}."
             )
         if self.n_stuck:
             parts.append(
@@ -76,12 +77,11 @@ class DivergenceWatch:
             warn_caller(" ".join(parts), SamplingDivergenceWarning)
 
     def _close_window(self) -> None:
-        """A chain that is not finite stays so: one that is finite now has always been."""
-        if not self._filled:
+        """Counts the notes of each chain before the first that was not finite."""
+        window, self._filled = self._window[: self._filled], 0
+        finite = window.isfinite()
+        if window.device.type == "cpu" and bool(finite.all()):  # a look costs nothing there
+            self._sound += torch.where(self._whole, len(window), 0)
             return
-        at_host = self._window.device.type == "cpu"  # where a look costs nothing
-        if at_host and bool(self._rows[self._filled - 1].isfinite().all()):
-            self._sound += self._filled
-        else:
-            self._sound += self._window[: self._filled].isfinite().sum(0)
-        self._filled = 0
+        self._sound += torch.where(self._whole, finite.to(torch.uint8).cummin(0).values.sum(0), 0)
+        self._whole &= finite.all(0)

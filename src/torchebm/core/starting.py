@@ -40,6 +40,7 @@ def starting_points(sampler: BaseSampler, x: Tensor | None, dim: int | tuple[int
                 "shape, dim=2 for vectors of length 2."
             )
         check_generator(generator, sampler.device)
+        _check_device(sampler, torch.empty(0, device=sampler.device))
         walked = shape if transform is None else inner.event_shape or transform.inverse_shape(shape)
         z = randn((n_samples, *walked), generator=generator, dtype=sampler.dtype, device=sampler.device)
         x = z if transform is None else cast(Tensor, transform(z)).to(z.dtype)
@@ -53,11 +54,6 @@ def starting_points(sampler: BaseSampler, x: Tensor | None, dim: int | tuple[int
             f"expected {list(shape)}, {'as given by dim' if dim is not None else 'that of the model'}."
         )
     check_generator(generator, x.device)
-    tensor = sampler._tensor_of_model()
-    if tensor is not None and tensor.device.type != x.device.type:
-        raise ValueError(
-            f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device)."
-        )
     if z is None:
         z = x if transform is None else pull_back(transform, x)
     return x, z
@@ -73,6 +69,7 @@ def _own_points(sampler: BaseSampler, x: Tensor) -> Tensor:
         raise ValueError(f"x has shape {list(x.shape)} = [chain, *event]: a point without entries cannot move.")
     dtype = sampler._dtype or (x.dtype if x.is_floating_point() else torch.get_default_dtype())
     own = torch.empty_like(x, dtype=dtype, device=sampler._device).copy_(x.detach())
+    _check_device(sampler, own)
     if not bool(own.isfinite().all()):
         bad = int((~own.isfinite()).reshape(len(x), -1).any(1).sum())
         raise ValueError(
@@ -105,6 +102,14 @@ def stuck(x: Float[Tensor, " chain *event"], target: Target, with_gradient: bool
     return ~finite
 
 
+def _check_device(sampler: BaseSampler, x: Tensor) -> None:
+    tensor = sampler._tensor_of_model()
+    if tensor is not None and tensor.device.type != x.device.type:
+        raise ValueError(
+            f"x is on {x.device}, the model on {tensor.device}: move one of them, as by model.to(x.device)."
+        )
+
+
 def _check_place(sampler: BaseSampler, z: Tensor) -> None:
     """Chains that go on stay in their dtype and on their device, so the sampler must not ask for others."""
     asked = sampler._dtype or z.dtype, sampler._device or z.device
@@ -113,6 +118,7 @@ def _check_place(sampler: BaseSampler, z: Tensor) -> None:
             f"the chains in state are {z.dtype} on {z.device}, the sampler was asked for {asked[0]} on {asked[1]}: "
             "continue with a sampler like the one that made the state, or start from x=state.x."
         )
+    _check_device(sampler, z)
 
 
 def _event_shape(dim: int | tuple[int, ...]) -> torch.Size:

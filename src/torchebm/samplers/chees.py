@@ -17,9 +17,10 @@ from torchebm.core.shapes import select, sum_event
 from torchebm.core.target import Target
 
 from .acceptance import Evaluated
+from .estimation import is_live, wide
 from .hamiltonian import radical_inverse, squared_length
 from .hmc import HamiltonianMonteCarlo
-from .warmup import MassKind, Warmup, is_live, tunable, wide
+from .warmup import MassKind, Warmup, tunable
 
 __all__ = ["ChEESHamiltonianMonteCarlo"]
 

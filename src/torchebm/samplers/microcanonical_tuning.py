@@ -10,8 +10,9 @@ from torch import Tensor
 from torchebm.core.schedulers import ConstantScheduler
 from torchebm.core.target import Target
 
+from .estimation import DualAveraging, PooledMoments, find_step_size, is_live, mean_over, wide
 from .hamiltonian import DenseMass, HamiltonianSampler, Mass, variances
-from .warmup import DualAveraging, PooledMoments, find_step_size, is_live, mean_over, wide, window_ends
+from .warmup import window_ends
 
 __all__ = ["EnergyErrorControl", "MicrocanonicalWarmup", "autocorrelation_time"]
 

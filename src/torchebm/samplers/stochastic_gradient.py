@@ -158,9 +158,10 @@ class StochasticGradientHMC(MinibatchSampler):
         **options: `dtype`, `device`, `precision`.
 
     Note:
-        Biased by O(h), from the steps and, as far as $\hat V$ misses it, from the noise of the gradient; even with the
-        true variance, since the noise is taken to be normal and alike everywhere. One gradient on a minibatch a step.
-        The energies in diagnostics, and one gradient at the start, take all the data.
+        Biased by O(h) from the noise of the gradient as far as $\hat V$ misses it, and even with the true variance,
+        since the noise is taken to be normal and alike everywhere; from the steps by O(h²), where positions are
+        concerned. One gradient on a minibatch a step. The energies in diagnostics, and one gradient at the start, take
+        all the data.
 
     References: Chen, Fox & Guestrin (2014), https://proceedings.mlr.press/v32/cheni14.html
 

@@ -62,9 +62,10 @@ class ParallelTempering(MarkovSampler):
         model: The energy, or a sampler of any kind that moves the replicas.
         inner: The class of the inner sampler, where `model` is an energy.
         temperatures: $T_i$, rising from 1. A warm-up leaves them as they are.
-        n_temperatures: Otherwise, how many there are; they form a geometric series, which a warm-up tunes.
-        max_temperature: The hottest: high enough for the inner sampler to cross between modes, about the height of the
-            energy barrier between them.
+        n_temperatures: Otherwise, how many there are, 8 if left out; they form a geometric series, which a warm-up
+            tunes.
+        max_temperature: The hottest, 20 if left out: high enough for the inner sampler to cross between modes, about
+            the height of the energy barrier between them.
         swap_every: Transitions from one swap to the next.
         **options: For the inner sampler: its parameters, one value for all temperatures, and `dtype`, `device`,
             `precision`.
@@ -103,7 +104,7 @@ class ParallelTempering(MarkovSampler):
 
     def __init__(self, model: MarkovSampler | BaseModel | Callable[..., Tensor], *,
                  inner: type[MarkovSampler] = HamiltonianMonteCarlo, temperatures: Sequence[float] | None = None,
-                 n_temperatures: int = 8, max_temperature: float = 20.0, swap_every: int = 1,
+                 n_temperatures: int | None = None, max_temperature: float | None = None, swap_every: int = 1,
                  **options: Any) -> None:  # fmt: skip
         if isinstance(model, MarkovSampler):
             if options:
@@ -121,9 +122,11 @@ class ParallelTempering(MarkovSampler):
         self.swap_every = integer("swap_every", swap_every, at_least=1)
         self.tunes_ladder = temperatures is None
         if temperatures is None:
-            n = integer("n_temperatures", n_temperatures, at_least=2)
-            hottest = number("max_temperature", max_temperature, above=1.0)
+            n = integer("n_temperatures", 8 if n_temperatures is None else n_temperatures, at_least=2)
+            hottest = number("max_temperature", 20.0 if max_temperature is None else max_temperature, above=1.0)
             temperatures = [hottest ** (i / (n - 1)) for i in range(n)]
+        elif n_temperatures is not None or max_temperature is not None:
+            raise TypeError("give temperatures, or n_temperatures and max_temperature, not both.")
         self.temperatures = temperatures
 
     @property
