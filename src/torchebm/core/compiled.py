@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import integer
+from .model import BaseModel
 from .products import inductor_pass
 from .sampler import BaseSampler
 from .shapes import select
@@ -205,7 +206,8 @@ class Compilable(BaseSampler):
             torch.Size([5, 2])
         """
         if self.steps_per_block is not None:
-            size = self.steps_per_block if block is None else integer("block", block, at_least=1)
+            chosen = self.steps_per_block if self._has_closed_form() else max(1, self.steps_per_block // 4)
+            size = chosen if block is None else integer("block", block, at_least=1)
             self.compiled = CompiledBlocks(self, size, options)
         elif block is None:
             self.compiled = CompiledEnergy(self, options)
@@ -215,6 +217,11 @@ class Compilable(BaseSampler):
                 "leave block out, and its energy and gradient are compiled."
             )
         return self
+
+    def _has_closed_form(self) -> bool:
+        """Networks are compiled in shorter blocks: that takes long, and calls cost little beside them."""
+        model = self.model.coordinates()[0]
+        return type(model).gradient is not BaseModel.gradient
 
     def _progress(self, tick: Callable[..., None]) -> Callable[[int, Any], None]:
         """Moves the progress bar, which shows what compiling took once it is known."""

@@ -1,4 +1,4 @@
-"""Matrix products of compiled functions on CPUs: by oneDNN, where it is faster than what PyTorch takes by default.
+"""Matrix products of compiled functions on CPUs: by oneDNN where it is faster, and small ones written out.
 
 PyTorch multiplies float32 matrices on a CPU with MKL, which uses AVX2 on processors that are not Intel's, whatever they
 have. oneDNN, which is in PyTorch as well, uses AVX-512 wherever there is any.
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 __all__ = ["inductor_pass"]
 
 _SMALLEST = 32  # of the inner and the last dimension; below it a product is not worth a detour
+_WRITTEN_OUT = 4  # of the inner dimension; up to it a product is a sum that fuses with its neighbours
+_aten = torch.ops.aten
 
 
 @torch.library.custom_op("torchebm::mm", mutates_args=())
@@ -37,9 +39,7 @@ def _(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def inductor_pass() -> Any | None:
-    """A pass over the graph, for Inductor's options; `None` where there is nothing to gain, or no way to do it."""
-    if not _is_faster():
-        return None
+    """A pass over the graph, for Inductor's options; `None` where PyTorch takes none."""
     try:
         from torch._inductor.custom_graph_pass import CustomGraphPass
     except ImportError:
@@ -47,24 +47,41 @@ def inductor_pass() -> Any | None:
 
     class Products(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
-            _replace(graph)
+            for node in list(graph.nodes):
+                if node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs:
+                    _replace(graph, node)
 
-        def uuid(self) -> str:
-            return f"torchebm products {_SMALLEST}"  # part of the key under which compiled code is kept
+        def uuid(self) -> str:  # part of the key under which compiled code is kept
+            return f"torchebm products {_SMALLEST} {_WRITTEN_OUT} {_is_faster()}"
 
     return Products()
 
 
-def _replace(graph: torch.fx.Graph) -> None:
-    theirs = {torch.ops.aten.mm.default: torch.ops.torchebm.mm.default,
-              torch.ops.aten.addmm.default: torch.ops.torchebm.addmm.default}  # fmt: skip
-    for node in graph.nodes:
-        if node.target not in theirs or node.kwargs:
-            continue
-        *bias, a, b = (argument.meta["val"] for argument in node.args)
-        large = min(b.shape) >= _SMALLEST <= a.shape[0]
-        if large and a.dtype == torch.float32 and all(c.shape == b.shape[1:] for c in bias):
-            node.target = theirs[node.target]
+def _replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    *bias, a, b = node.args
+    left, right = a.meta["val"], b.meta["val"]  # pyrefly: ignore[missing-attribute]
+    if right.shape[0] <= _WRITTEN_OUT:
+        with graph.inserting_before(node):
+            total = _written_out(graph, a, b, right.shape[0])
+            total = graph.call_function(_aten.add.Tensor, (total, *bias)) if bias else total
+        node.replace_all_uses_with(total)
+        graph.erase_node(node)
+        return
+    large = min(right.shape) >= _SMALLEST <= left.shape[0] and left.dtype == torch.float32
+    rows = all(c.meta["val"].shape == right.shape[1:] for c in bias)  # pyrefly: ignore[missing-attribute]
+    if large and rows and _is_faster():
+        node.target = torch.ops.torchebm.addmm.default if bias else torch.ops.torchebm.mm.default
+
+
+def _written_out(graph: torch.fx.Graph, a: Any, b: Any, n: int) -> Any:
+    """A product over few terms as a sum, which fuses with what surrounds it."""
+    total = None
+    for k in range(n):
+        column = graph.call_function(_aten.slice.Tensor, (a, 1, k, k + 1))
+        row = graph.call_function(_aten.slice.Tensor, (b, 0, k, k + 1))
+        term = graph.call_function(_aten.mul.Tensor, (column, row))
+        total = term if total is None else graph.call_function(_aten.add.Tensor, (total, term))
+    return total
 
 
 @functools.cache

@@ -1,0 +1,55 @@
+"""Matrix products in compiled functions: whichever way they take, they are the products."""
+
+import pytest
+import torch
+from torch import nn
+
+from torchebm.core import products
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch, about itself
+
+
+def compiled(function):
+    torch._dynamo.reset()  # it gives up on a function that it has met in eight shapes
+    options = {"post_grad_custom_pre_pass": products.inductor_pass()}
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+@pytest.fixture(params=[True, False], ids=["oneDNN", "as PyTorch does"])
+def faster(request, monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "_is_faster", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    "shape", [(70, 1, 3), (70, 4, 40), (70, 5, 40), (70, 40, 33), (3, 64, 64), (70, 40, 2)], ids=str
+)
+def test_products_with_and_without_a_bias(shape, faster, generator):
+    m, k, n = shape
+    a, b, c = (torch.randn(*s, generator=generator) for s in ((m, k), (k, n), (n,)))
+
+    def both(a, b, c):
+        return a @ b + 1, torch.addmm(c, a, b) * 2, b.T @ a.T
+
+    for got, expected in zip(compiled(both)(a, b, c), both(a, b, c), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_and_its_gradient(faster, generator):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+    network.requires_grad_(False)
+    x = torch.randn(65, 3, generator=generator)
+
+    def gradient(x):
+        return torch.func.grad(lambda y: network(y).sum())(x)
+
+    torch.testing.assert_close(compiled(gradient)(x), gradient(x), rtol=1e-4, atol=1e-6)
+
+
+def test_the_choice_is_made_once_and_is_a_choice():
+    assert products._is_faster() in (True, False)
+    assert products._is_faster() is products._is_faster()
