@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := .venv/bin
 
-.PHONY: setup demo test mutation lint types clean
+.PHONY: setup demo test mutation lint types bench bench-quick clean
 
 setup: .venv/.complete
 
@@ -34,6 +34,19 @@ lint: setup
 
 types: setup
 	$(BIN)/pyrefly check
+
+# Side by side with others, on a quiet machine: benchmarks/README.md.
+bench: setup benchmarks/.venv-peers/.complete
+	$(BIN)/python benchmarks/grid.py
+
+bench-quick: setup
+	$(BIN)/python benchmarks/grid.py --quick
+
+benchmarks/.venv-peers/.complete: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv benchmarks/.venv-peers
+	benchmarks/.venv-peers/bin/pip install --quiet --no-deps --retries 1 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(PIP_ARGS) "$(TORCH)"
+	benchmarks/.venv-peers/bin/pip install --quiet $(PIP_ARGS) -r benchmarks/peers.txt
+	touch $@
 
 clean:
 	rm -rf .venv build dist
