@@ -121,7 +121,6 @@ def test_any_number_of_chains(backend):
     assert backend.traced == 12
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch, about itself
 @pytest.mark.parametrize("cls", [LangevinDynamics, MetropolisAdjustedLangevin, HamiltonianMonteCarlo])
 def test_inductor_agrees_to_rounding(cls, seeded):
     """The compiler that is used if nobody names another; a network, so that autograd is traced."""

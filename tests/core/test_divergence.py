@@ -205,3 +205,28 @@ def test_finite_chains_do_not_warn(case, generator):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         case.make(HarmonicModel()).sample(dim=2, n_samples=10, n_steps=130, generator=generator)
+
+
+def test_starting_points_that_nobody_gave_are_drawn_again(case, seeded):
+    def half(x):
+        return (0.5 * x.square() + torch.where(x > -0.5, 0.0, NAN) * x).sum(-1)
+
+    _, noted = case.make(half).sample(
+        dim=2, n_samples=50, n_steps=1, generator=seeded(), return_diagnostics=True, n_warmup=0
+    )
+    if case.can_reject:
+        assert noted["energy"].isfinite().all()
+    x = case.make(half).sample(dim=2, n_samples=50, n_steps=0, generator=seeded())
+    assert (x < -0.5).any()  # without transitions nothing is evaluated
+
+
+def test_there_is_an_end_to_drawing_again(case, seeded):
+    drawn = []
+
+    def nowhere(x):
+        drawn.append(1)
+        return x.sum(-1) * NAN
+
+    with pytest.raises(ValueError, match="all 3 chains start where the energy or its gradient is not finite"):
+        case.make(nowhere).sample(dim=2, n_samples=3, n_steps=1, generator=seeded())
+    assert len(drawn) == 101

@@ -6,8 +6,6 @@ from torch import nn
 
 from torchebm.core import products
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch, about itself
-
 
 def compiled(function):
     torch._dynamo.reset()  # it gives up on a function that it has met in eight shapes

@@ -19,10 +19,12 @@ from .progress import progress_bar
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
 from .sampler import SamplerState
 from .shapes import select, sum_event
-from .starting import starting_points, stuck
+from .starting import redrawn, starting_points, stuck
 from .target import Target
 
 __all__ = ["MarkovSampler", "Run"]
+
+_REDRAWS = 100  # of starting points that nobody gave; Stan's figure
 
 Observer = Callable[[int, Any, Any], None]  # of a transition's index, the state it led to, and its info
 Notice = Callable[[int, Any], None]  # of how many transitions there were since the last, and the state they led to
@@ -177,9 +179,15 @@ class MarkovSampler(Tunable, Compilable):
 
         with evaluating(self.model):
             walked = None if state is None else state.x
+            tries = _REDRAWS if x is None and state is None else 0
             x, z = starting_points(self, x, dim, n_samples, walked, generator)
             moves = n_steps + n_warmup > 0 and len(x) > 0
-            lost = stuck(z, self.whole(target), self.needs_gradient) if moves else None
+            lost = None
+            for k in range(tries, -1, -1) if moves else ():
+                lost = stuck(z, self.whole(target), self.needs_gradient, all_may_be=k > 0)
+                if lost is None or k == 0:
+                    break
+                z = redrawn(z, lost, generator)
             held = None if self.can_reject else lost  # without a slope they could only become NaN
             kernel = self.init(z, target, generator) if state is None else self.refresh(state.kernel, target)
             store = None
@@ -237,7 +245,8 @@ class MarkovSampler(Tunable, Compilable):
 
         Args:
             x: Starting points, `[chain, *event]`; never modified. Left out, they are standard normal (in the
-                coordinates that the sampler walks in, for a transformed model).
+                coordinates that the sampler walks in, for a transformed model), and drawn again, up to 100 times,
+                where the energy or its gradient is not finite.
             dim: Event shape, if `x` is left out and the model does not know it.
             n_steps: Transitions; the first uses each schedule's value at step 0.
             n_samples: Chains, if `x` is left out.

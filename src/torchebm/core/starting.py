@@ -12,7 +12,7 @@ from .random import check_generator, randn
 from .sampler import BaseSampler
 from .target import Target
 
-__all__ = ["starting_points", "stuck"]
+__all__ = ["redrawn", "starting_points", "stuck"]
 
 
 def starting_points(sampler: BaseSampler, x: Tensor | None, dim: int | tuple[int, ...] | None, n_samples: int,
@@ -78,8 +78,13 @@ def _own_points(sampler: BaseSampler, x: Tensor) -> Tensor:
     return own
 
 
-def stuck(x: Float[Tensor, " chain *event"], target: Target, with_gradient: bool) -> Bool[Tensor, " chain"] | None:
-    """Which chains start at a non-finite energy, or gradient if asked for; `None` for none of them."""
+def stuck(x: Float[Tensor, " chain *event"], target: Target, with_gradient: bool,
+          all_may_be: bool = False) -> Bool[Tensor, " chain"] | None:  # fmt: skip
+    """Which chains start at a non-finite energy, or gradient if asked for; `None` for none of them.
+
+    Raises:
+        ValueError: If all do, unless `all_may_be`.
+    """
     try:
         finite = target.open(x, with_gradient)
     except RuntimeError as error:
@@ -93,7 +98,7 @@ def stuck(x: Float[Tensor, " chain *event"], target: Target, with_gradient: bool
     n_finite = int(finite.sum())
     if n_finite == len(x):
         return None
-    if n_finite == 0:
+    if n_finite == 0 and not all_may_be:
         raise ValueError(
             f"all {len(x)} chains start where the energy or its gradient is not finite, so none can move: start "
             "them where the density is positive, and check the model for logarithms, roots and divisions at those "
@@ -119,6 +124,13 @@ def _check_place(sampler: BaseSampler, z: Tensor) -> None:
             "continue with a sampler like the one that made the state, or start from x=state.x."
         )
     _check_device(sampler, z)
+
+
+def redrawn(z: Float[Tensor, " chain *event"], lost: Bool[Tensor, " chain"],
+            generator: torch.Generator | None) -> Float[Tensor, " chain *event"]:  # fmt: skip
+    """Standard normal points in place of those that are lost."""
+    return torch.where(lost.view(-1, *[1] * (z.ndim - 1)), randn(z.shape, generator=generator, dtype=z.dtype,
+                                                                device=z.device), z)  # fmt: skip
 
 
 def _event_shape(dim: int | tuple[int, ...]) -> torch.Size:
