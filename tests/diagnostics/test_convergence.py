@@ -267,4 +267,4 @@ def test_a_sampler_s_run_is_read_as_it_is():
     assert s.n_divergences == 0
     assert max(s.r_hat.values()) < 1.05
     stats = diagnostics.to_arviz(trajectory, found).sample_stats
-    assert set(stats.data_vars) == {"acceptance_rate", "diverging", "energy", "step_size"}
+    assert set(stats.data_vars) == {"acceptance_rate", "diverging", "energy", "n_steps", "step_size"}

@@ -232,9 +232,10 @@ class ParallelTempering(MarkovSampler):
         ladder = self.ladder(state.x)
         temperatures = (ladder * per_chain(temperature, u)).to(ladder.dtype).expand(size)
         each = ReplicaTarget(target, size[1])
+        own = {name: _for_replicas(value, size[1]) for name, value in parameters.items()}
         moved, info = self.inner.step(
             flat(state), tuple(z.flatten(0, 1) for z in inner_noise), each, temperature=temperatures.flatten(),
-            **parameters,
+            **own,
         )  # fmt: skip
         energy = self.inner.energy(moved, each).unflatten(0, size)  # [chain, replica]
 
@@ -255,3 +256,8 @@ class ParallelTempering(MarkovSampler):
         lost = ~energy.isfinite().all(1)
         report = SwapInfo(cold, lost, torch.where(tried, rate, torch.nan), returned.to(torch.int64))
         return tempered(replicas, state.time + 1, way), report
+
+
+def _for_replicas(value: Any, n: int) -> Any:
+    """A parameter that is one number a chain, as one a replica."""
+    return value.repeat_interleave(n) if isinstance(value, Tensor) and value.ndim else value

@@ -25,12 +25,13 @@ def window_ends(n_warmup: int, n_chains: int) -> list[int]:
     """Transitions after which the mass is renewed: the end of a fast phase, then those of windows that double.
 
     Stan's schedule: 75 transitions for the step size alone, windows of 25, 50, 100, ... and 50 for the step size at
-    the last mass. Shorter warm-ups give 15 % to each end, and many chains fill a window sooner than one. Below 20
-    transitions there is no fast phase, and nothing to estimate a mass from.
+    the last mass. Shorter warm-ups give 15 % to each end, and 12 at least to the last, since a step size is far off
+    after fewer; many chains fill a window sooner than one. Below 20 transitions there is no fast phase, and nothing to
+    estimate a mass from.
     """
     if n_warmup < 20:
         return []
-    fast, final = min(75, round(0.15 * n_warmup)), min(50, round(0.15 * n_warmup))
+    fast, final = min(75, round(0.15 * n_warmup)), min(50, max(12, round(0.15 * n_warmup)))
     last = n_warmup - final
     window = min(25, max((last - fast) // 7, -(-200 // n_chains)))
     ends = [fast]
