@@ -111,6 +111,20 @@ def test_conditions_and_temperatures_compile_nothing(backend, seeded):
     assert backend.traced == 1
 
 
+def test_many_chains_get_shorter_blocks(backend, monkeypatch, seeded):
+    """Noise for a whole block of them would fill the memory."""
+    monkeypatch.setattr("torchebm.core.compiled._MOST_NOISE", 3 * 10)
+    sampler = LangevinDynamics(HarmonicModel()).compile(block=16, backend=backend)
+    lengths = []
+    noise = sampler.noise
+    sampler.noise = lambda x, n: lengths.append(n) or noise(x, n)
+    x = torch.ones(5, 2)
+    got = sampler.sample(x, n_steps=7, generator=seeded())
+    assert max(lengths) == 3
+    torch.testing.assert_close(got, LangevinDynamics(HarmonicModel()).sample(x, n_steps=7, generator=seeded()))
+    assert backend.traced == 1
+
+
 def test_any_number_of_chains(backend):
     """Dynamo itself gives up after eight."""
     sampler = LangevinDynamics(HarmonicModel()).compile(block=2, backend=backend)

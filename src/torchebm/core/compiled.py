@@ -19,6 +19,8 @@ from .target import Target
 
 __all__ = ["Compilable", "CompilationError", "CompiledBlocks", "CompiledEnergy"]
 
+_MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks, which cost them little
+
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
 # again; these make it write intermediate results down. Measured on CPUs.
 _CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2, "realize_acc_reads_threshold": 2}
@@ -47,7 +49,7 @@ class Specialised:
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, target: Target, *arguments: Any) -> Any:
-        key = (type(arguments[0]), *map(_signature, _leaves(arguments)))
+        key = (*(type(argument) for argument in arguments), *map(_signature, _leaves(arguments)))
         compiled = self._compiled.get(key)
         if compiled is not None:
             return compiled(target, *arguments)
@@ -92,17 +94,17 @@ class CompiledBlocks:
 
     Args:
         sampler: Whose `step`; a pure function of tensors.
-        n_steps: Transitions in one call.
+        n_steps: Transitions in one call, at most.
         options: For `torch.compile`.
     """
 
     def __init__(self, sampler: Any, n_steps: int, options: Mapping[str, Any]) -> None:
-        def block(target: Target, state: Any, noise: tuple[Tensor, ...], values: dict[str, Tensor], condition: dict,
-                  temperature: float | Tensor, held: Tensor | None,
+        def block(target: Target, n: int, state: Any, noise: tuple[Tensor, ...], values: dict[str, Tensor],
+                  condition: dict, temperature: float | Tensor, held: Tensor | None,
                   every: bool) -> tuple[Any, list[tuple[Any, Any]]]:  # fmt: skip
             target = target.under(condition)
             seen = []
-            for i in range(n_steps):
+            for i in range(n):
                 now = {name: column[i] for name, column in values.items()}
                 z = tuple(buffer[i] for buffer in noise)
                 new, info = sampler.step(state, z, target, temperature=temperature, **now)
@@ -123,7 +125,8 @@ class CompiledBlocks:
         Returns:
             The state, and how many transitions led to it.
         """
-        size = self.n_steps
+        one = sum(buffer.numel() for buffer in self.sampler.noise(state.x, 1))
+        size = min(self.n_steps, max(1, _MOST_NOISE // max(1, one)))
         if n_steps < size or any(isinstance(values[0], int) for values in parameters.values()):
             return state, 0  # whole numbers, as of leapfrog steps, shape the computation
         noise = self.sampler.noise(state.x, size)
@@ -138,7 +141,8 @@ class CompiledBlocks:
                 self.sampler.draw(row, generator)
             values = {name: column[i : i + size] for name, column in columns.items()}
             every = observe is not None
-            state, seen = self.function(target, state, noise, values, target.model_kwargs, temperature, held, every)
+            arguments = state, noise, values, target.model_kwargs, temperature, held, every
+            state, seen = self.function(target, size, *arguments)
             if observe is not None:
                 for k, (each, info) in enumerate(seen, i):
                     observe(k, each, info)
