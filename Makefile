@@ -22,8 +22,9 @@ setup: .venv/.complete
 demo: setup
 	$(BIN)/torchebm train --data digits --out runs/digits --overwrite
 
+# Two processes with a thread each: threads of several processes on the same cores wait for each other.
 test: setup
-	$(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 # Breaks each sampler on purpose, a sign or a term at a time, and shows that tests go red: tests/mutation.
 mutation: setup

@@ -35,7 +35,8 @@ spread = right * torch.tensor([-1.0, 1.0]).repeat(n_chains // 2).unsqueeze(1)  #
 # Parallel tempering moves its replicas by the same sampler. Its hottest temperature is about the height of the barrier,
 # 18; the warm-up places those in between so that all neighbours swap equally often.
 
-hmc = HamiltonianMonteCarlo(model, step_size=0.6, n_leapfrog_steps=4, path_jitter=0.5, target_acceptance=None)
+as_given = {"target_acceptance": None, "adapt_mass": None}  # a mass fitted to both modes would jump between them
+hmc = HamiltonianMonteCarlo(model, step_size=0.6, n_leapfrog_steps=4, **as_given)
 tempering = ParallelTempering(hmc, n_temperatures=6, max_temperature=20.0)
 print(f"the barrier is {float(model(torch.zeros(1, 1)) - model(right[:1])):.1f} high")
 

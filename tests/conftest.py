@@ -58,6 +58,11 @@ class SamplerCase(NamedTuple):
         return self.make(HarmonicModel()).can_reject
 
     @property
+    def single_steps(self) -> bool:
+        """Whether a proposal is one step, so that one of energy +inf is a rejection like any other; no divergence."""
+        return self.cls in (BarkerProposal, MetropolisAdjustedLangevin, MetropolisHastings)
+
+    @property
     def scheduled(self) -> dict[str, Scheduled]:
         """The parameters that may follow a schedule."""
         return {name: limits for name, limits in vars(self.cls).items() if isinstance(limits, Scheduled)}

@@ -111,9 +111,26 @@ def test_a_proposal_that_is_not_finite_is_rejected_and_flagged(exact, energy, ge
     assert energy(trajectory).isfinite().all()
     moved = (trajectory != torch.cat([x.unsqueeze(1), trajectory[:, :-1]], 1)).any(-1)
     assert moved.any()
-    assert noted["diverging"].any()
+    # outside its box a density is 0, which only trajectories need to shun
+    assert noted["diverging"].any() == (energy is not box or not exact.single_steps)
     assert not (moved & noted["diverging"]).any()
     assert (noted["acceptance_rate"][noted["diverging"]] == 0).all()
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_bounded_density_is_sampled_without_divergences_by_single_steps(exact, precision, seeded):
+    """Uniform on a square: a proposal outside is no sign of anything, as long as there is no trajectory to lose."""
+
+    def square(x):
+        return torch.where((x > 0) & (x < 1), 0.0 * x, INF).sum(-1)
+
+    x = torch.rand(500, 2, generator=seeded(1))
+    y, noted = exact.make(square, precision=precision).sample(
+        x, n_steps=30, generator=seeded(), return_diagnostics=True
+    )
+    assert ((y > 0) & (y < 1)).all()
+    assert noted["acceptance_rate"].min() == 0
+    assert noted["diverging"].any() == (not exact.single_steps)
 
 
 @pytest.mark.parametrize("energy", [half_space, nan_box], ids=lambda e: e.__name__)

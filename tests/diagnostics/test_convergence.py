@@ -92,11 +92,17 @@ def test_the_worst_is_named_and_the_others_counted(normal):
 def test_divergences_are_counted_for_each_chain(normal):
     diverging = torch.zeros(64, 100, dtype=torch.bool)
     diverging[3, 5] = diverging[10, :4] = diverging[63, 99] = True
-    stats = {"diverging": diverging, "acceptance_rate": torch.full((64, 100), 0.8), "mean": torch.zeros(100, 2)}
+    stats = {"diverging": diverging, "acceptance_rate": torch.full((64, 100), 0.8), "mean": torch.zeros(100, 2),
+             "n_steps": torch.full((64, 100), 7)}  # fmt: skip
     s = summary(normal(64, 100, 2), stats)
     assert (s.divergences[3], s.divergences[10], s.divergences[63], s.n_divergences) == (1, 4, 1, 6)
     assert s.advice == ("3 of 64 chains diverged: raise target_acceptance or reparameterise",)
     assert "divergences: 6" in str(s)
+    del stats["n_steps"]  # of a sampler whose step size is not at fault
+    mend = "3 of 64 chains diverged: mend the energy where it is NaN or minus infinity, or take smaller steps"
+    assert summary(normal(64, 100, 2), stats).advice == (mend,)
+    stats["swap_rate"] = torch.full((64, 100, 2), 0.3)  # of one that has no target, though it rejects
+    assert summary(normal(64, 100, 2), stats).advice == ("3 of 64 chains diverged: lower step_size or reparameterise",)
     del stats["acceptance_rate"]  # of a sampler that cannot reject, and so has no target
     assert summary(normal(64, 100, 2), stats).advice == ("3 of 64 chains diverged: lower step_size or reparameterise",)
 
@@ -118,6 +124,54 @@ def test_chains_that_never_moved_are_counted(normal):
     x = normal(8, 100, 2)
     x[2:4] = 0.3
     assert summary(x).advice[0] == "2 of 8 chains never moved: lower step_size, or start them elsewhere"
+
+
+def test_where_chains_diverged_there_is_one_cure(normal):
+    """And no other, for those that never moved or for few acceptances."""
+    x, stats = normal(8, 400, 2), {"diverging": torch.zeros(8, 400, dtype=torch.bool)}
+    stats |= {"acceptance_rate": torch.full((8, 400), 0.03), "n_steps": torch.full((8, 400), 7)}
+    stats["diverging"][:3, 7] = True
+    cure = "raise target_acceptance or reparameterise"
+    x[2:4] = 0.3
+    assert summary(x, stats).advice[:2] == (f"3 of 8 chains diverged: {cure} (2 never moved)",
+                                            f"acceptance rate 0.03: {cure}")  # fmt: skip
+    assert not any("step_size" in line for line in summary(x, stats).advice)
+    x[:] = 0.3
+    only = f"3 of 8 chains diverged and none ever moved: {cure}, and start where the energy is finite"
+    assert summary(x, stats).advice == (only,)
+
+
+@pytest.mark.parametrize(
+    ("limit", "n_full", "beyond", "line"),
+    [
+        (10, 40, 0, "10 % of transitions reached the largest tree depth, 10: raise max_tree_depth or adapt a dense "
+                    "mass"),
+        (8, 5, 0, "1 % of transitions reached the largest tree depth, 8: raise max_tree_depth or adapt a dense mass"),
+        (10, 4, 0, None),  # rarely
+        (7, 400, 0, None),  # as short as a tree may well be
+        (9, 40, 100, None),  # one went on and turned back later: there is no limit
+    ],
+)  # fmt: skip
+def test_trees_that_are_full_are_counted(limit, n_full, beyond, line, normal):
+    depth = torch.full((4, 100), limit - 1)
+    depth.view(-1)[:n_full] = limit
+    n_steps = 2**depth - 1
+    n_steps[0, 0] += beyond
+    advice = summary(normal(4, 100, 2), {"tree_depth": depth, "n_steps": n_steps}).advice
+    assert [a for a in advice if "tree" in a] == ([line] if line else [])
+
+
+def test_the_trees_of_a_sampler_are_told_to_be_full():
+    from torchebm.core import GaussianModel
+    from torchebm.samplers import NoUTurnSampler
+
+    model = GaussianModel(mean=torch.zeros(1), cov=torch.eye(1))
+    options = {"return_trajectory": True, "return_diagnostics": True, "n_samples": 2}
+    for max_tree_depth, told in ((8, True), (12, False)):
+        sampler = NoUTurnSampler(model, step_size=0.005, max_tree_depth=max_tree_depth)
+        draws, found = sampler.sample(n_steps=5, generator=torch.Generator().manual_seed(0), **options)
+        assert any("% of transitions reached the largest tree depth, 8:" in a
+                   for a in summary(draws, found).advice) is told  # fmt: skip
 
 
 def test_if_no_chain_moved_that_is_all_there_is_to_say():

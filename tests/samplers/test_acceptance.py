@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchebm.samplers.acceptance import accepts
+from torchebm.samplers.acceptance import accepts, unsound
 
 INF, NAN = float("inf"), float("nan")
 
@@ -46,3 +46,22 @@ NOT_FINITE = [
 @pytest.mark.parametrize(("log_ratio", "old", "new", "expected"), NOT_FINITE)
 def test_what_is_not_finite_is_left_and_not_entered(log_ratio, old, new, expected, u):
     assert decide(log_ratio, u, old, new) == (expected, float(expected))
+
+
+UNSOUND = [
+    (0.3, 0.0, 1.0, False),
+    (-1e30, 0.0, 1e30, False),
+    (-INF, 0.0, INF, False),  # outside the support
+    (NAN, 0.0, INF, False),  # there, and without a slope
+    (NAN, 0.0, NAN, True),
+    (INF, 0.0, -INF, True),
+    (NAN, 0.0, 0.0, True),  # a slope that is not finite
+    (NAN, INF, INF, True),  # a chain that stands where it has no density
+    (INF, INF, 0.0, True),
+    (NAN, NAN, 0.0, True),
+]
+
+
+@pytest.mark.parametrize(("log_ratio", "old", "new", "expected"), UNSOUND)
+def test_a_proposal_outside_the_support_is_sound_and_all_else_that_is_not_finite_is_not(log_ratio, old, new, expected):
+    assert bool(unsound(*(torch.tensor([value]) for value in (log_ratio, old, new)))) is expected

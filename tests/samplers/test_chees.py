@@ -160,7 +160,33 @@ def test_one_chain_cannot_warm_up_but_can_sample(generator):
 def test_a_length_on_a_schedule_is_left_alone(generator):
     sampler = ChEESHamiltonianMonteCarlo(HarmonicModel(dim=2), path_length=lambda k: 2.0)
     sampler.sample(n_samples=4, n_steps=5, n_warmup=50, generator=generator)
-    assert sampler.tuning is None
+    assert sampler.path_length == 2.0
+    assert not hasattr(sampler.schedulers["path_length"], "start_value")
+    assert sorted(sampler.tuning) == ["acceptance_rate", "mass", "n_warmup", "step_size"]
+    alone = ChEESHamiltonianMonteCarlo(HarmonicModel(dim=2), path_length=lambda k: 2.0)
+    alone.sample(n_samples=1, n_steps=5, n_warmup=50, generator=generator)  # nothing to learn across chains
+    assert alone.tuning["step_size"] == alone.step_size
+
+
+@pytest.mark.parametrize("options", [{"step_size": lambda k: 0.5 / (1 + k)}, {"target_acceptance": None}], ids=str)
+def test_the_length_is_learned_at_a_step_size_that_is_left_alone(options, generator):
+    given = {"step_size": 0.3} | options
+    sampler = ChEESHamiltonianMonteCarlo(normal(torch.tensor([1.0, 100.0], dtype=F64).diag()), **given)
+    before = sampler.schedulers["step_size"]
+    sampler.warm_up(n_samples=64, n_steps=300, generator=generator)
+    assert sampler.schedulers["step_size"] is before
+    assert "step_size" not in sampler.tuning
+    assert 1 < sampler.tuning["path_length"] == sampler.path_length < 6
+    assert float(sampler.mass[0] / sampler.mass[1]) == pytest.approx(100, rel=0.3)
+    fixed = ChEESHamiltonianMonteCarlo(HarmonicModel(dim=2), path_length=lambda k: 1.0, adapt_mass=None, **options)
+    fixed.warm_up(n_samples=4, n_steps=30, generator=generator)
+    assert fixed.tuning is None or "step_size" in fixed.tuning
+
+
+def test_knobs_of_paths_of_fixed_length_do_not_exist():
+    sampler = ChEESHamiltonianMonteCarlo(HarmonicModel())
+    for name in ("n_leapfrog_steps", "jitter", "path_jitter", "momentum_refresh"):
+        assert not hasattr(sampler, name)
 
 
 def test_what_it_finds_leaves_a_density_as_it_is(gumbel, seeded, agrees, has_mean):

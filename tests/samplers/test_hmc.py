@@ -156,6 +156,8 @@ def test_what_a_mass_takes_for_lengths(mass, M, generator):
 
 
 REFUSED = [
+    ({"n_leapfrog_steps": 0}, ValueError, "n_leapfrog_steps must be at least 1"),
+    ({"n_leapfrog_steps": 2.5}, TypeError, "n_leapfrog_steps must be a whole number"),
     ({"jitter": -0.1}, ValueError, "jitter must be at least 0"),
     ({"jitter": 1.1}, ValueError, "jitter must be at most 1"),
     ({"path_jitter": 2}, ValueError, "path_jitter must be at most 1"),
@@ -171,3 +173,8 @@ REFUSED = [
 def test_refused(options, error, match):
     with pytest.raises(error, match=match):
         HamiltonianMonteCarlo(HarmonicModel(), **options)
+    (name, value), sampler = *options.items(), HamiltonianMonteCarlo(HarmonicModel())
+    before = getattr(sampler, name)
+    with pytest.raises(error, match=match):  # later as well
+        setattr(sampler, name, value)
+    assert getattr(sampler, name) == before

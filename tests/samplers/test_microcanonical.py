@@ -599,7 +599,7 @@ REFUSED = [
     ({"adapt_mass": "dense"}, ValueError, 'adapt_mass must be "diagonal" or None'),
     ({"desired_energy_var": 0.0}, ValueError, "desired_energy_var must be greater than 0"),
     ({"desired_energy_var": "small"}, TypeError, "desired_energy_var must be a number"),
-    ({"target_acceptance": 1.0}, ValueError, "target_acceptance must be less than 1"),
+    ({"target_acceptance": 1.0, "metropolised": True}, ValueError, "target_acceptance must be less than 1"),
     ({"max_leapfrog_steps": 0}, ValueError, "max_leapfrog_steps must be at least 1"),
 ]
 
@@ -779,16 +779,31 @@ def test_any_length_of_warm_up_and_number_of_chains(metropolised, generator):
 
 
 @pytest.mark.parametrize("metropolised", [False, True])
-def test_schedules_and_no_target_leave_everything_as_it_was(metropolised, generator):
+def test_a_schedule_or_no_target_leave_alone_what_they_are_for(metropolised, generator):
     schedule = LinearScheduler(0.3, 0.1, 10)
-    options = [{"step_size": schedule}, {"decoherence_length": schedule}, {"target_acceptance": None}]
-    options += [] if metropolised else [{"desired_energy_var": None}]
-    for given in options:
-        sampler = MicrocanonicalLangevin(HarmonicModel(), metropolised=metropolised, **given)
+    no_target = {"target_acceptance" if metropolised else "desired_energy_var": None}
+    for given, left in (({"step_size": schedule}, "step_size"), (no_target, "step_size"),
+                        ({"decoherence_length": schedule}, "decoherence_length")):  # fmt: skip
+        sampler = MicrocanonicalLangevin(HarmonicModel(4.0), metropolised=metropolised, **given)
         before = dict(sampler.schedulers)
-        sampler.sample(torch.zeros(4, 2), n_steps=2, n_warmup=30, generator=generator)
-        assert sampler.schedulers == before
-        assert sampler.mass is sampler.tuning is None
+        sampler.sample(torch.randn(64, 2, generator=generator), n_steps=2, n_warmup=100, generator=generator)
+        assert [name for name in before if sampler.schedulers[name] is before[name]] == [left]
+        assert left not in sampler.tuning
+        assert (sampler.mass - 4).abs().max() < 2
+    nothing = {"step_size": schedule, "decoherence_length": schedule, "adapt_mass": None}
+    sampler = MicrocanonicalLangevin(HarmonicModel(), metropolised=metropolised, **nothing)
+    sampler.sample(torch.zeros(4, 2), n_steps=2, n_warmup=30, generator=generator)
+    assert sampler.mass is sampler.tuning is None
+
+
+def test_a_target_that_nothing_would_heed_is_refused():
+    with pytest.raises(TypeError, match=r"desired_energy_var is for metropolised=False"):
+        MicrocanonicalLangevin(HarmonicModel(), metropolised=True, desired_energy_var=1e-3)
+    with pytest.raises(TypeError, match=r"target_acceptance is for metropolised=True"):
+        MicrocanonicalLangevin(HarmonicModel(), target_acceptance=0.5)
+    one, two = (MicrocanonicalLangevin(HarmonicModel(), metropolised=flag) for flag in (True, False))
+    with pytest.raises(ValueError, match="metropolised=True, which is fixed at construction"):
+        two.load_state_dict(one.state_dict())
 
 
 @pytest.mark.parametrize("metropolised", [False, True])

@@ -334,7 +334,8 @@ def narrow_and_wide():
 
 def test_a_warm_up_makes_swap_rates_equal(seeded):
     """Over seeds, the rates afterwards are 0.61 with a standard deviation below 0.01."""
-    options = {"step_size": lambda step: 0.4, "n_leapfrog_steps": 4, "n_temperatures": 7, "max_temperature": 6.0}
+    kernel = {"step_size": lambda step: 0.4, "n_leapfrog_steps": 4, "adapt_mass": None}
+    options = kernel | {"n_temperatures": 7, "max_temperature": 6.0}
     sampler, x = ParallelTempering(narrow_and_wide(), **options), torch.randn(200, 6, generator=seeded(1))
     geometric = sampler.temperatures
     np.testing.assert_allclose(geometric, 6.0 ** (np.arange(7) / 6))
@@ -485,8 +486,10 @@ def test_parameters_are_those_of_the_inner_sampler(generator):
     assert sampler.schedulers is inner.schedulers
     with pytest.raises(ValueError, match="MetropolisHastings has no step_size; it has proposal_scale"):
         sampler.step_size = 0.1
-    with pytest.raises(TypeError, match="MetropolisHastings is a sampler already: set proposal_scale there"):
+    with pytest.raises(TypeError, match="MetropolisHastings is a sampler already: leave proposal_scale out"):
         ParallelTempering(inner, proposal_scale=0.1)
+    with pytest.raises(TypeError, match="MetropolisHastings is a sampler already: leave inner out"):
+        ParallelTempering(inner, inner=LangevinDynamics)
     inner.proposal_scale = lambda step: 0.1 / (step + 1)
     assert sampler.sample(dim=2, n_samples=3, n_steps=5, generator=generator).shape == (3, 2)
     assert inner.schedulers["proposal_scale"].step_count == 5

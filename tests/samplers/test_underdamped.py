@@ -258,3 +258,17 @@ def test_refused(options, error, match):
 def test_a_mass_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"mass has shape \[3\]"):
         UnderdampedLangevin(HarmonicModel(), mass=torch.ones(3)).sample(torch.zeros(4, 2), n_steps=1)
+
+
+def test_a_target_that_nothing_would_heed_is_refused():
+    with pytest.raises(TypeError, match=r"target_acceptance is for metropolised=True"):
+        UnderdampedLangevin(HarmonicModel(), target_acceptance=0.5)
+    assert UnderdampedLangevin(HarmonicModel()).target_acceptance is None
+    assert UnderdampedLangevin(HarmonicModel(), metropolised=True, target_acceptance=0.5).target_acceptance == 0.5
+
+
+def test_a_state_saved_with_the_other_accept_test_is_refused():
+    one, two = (UnderdampedLangevin(HarmonicModel(), metropolised=flag) for flag in (True, False))
+    for sampler, other in ((one, two), (two, one)):
+        with pytest.raises(ValueError, match=r"saved with metropolised=\w+, which is fixed at construction"):
+            sampler.load_state_dict(other.state_dict())

@@ -19,6 +19,8 @@ from torchebm.samplers import (
     LangevinDynamics,
     MetropolisAdjustedLangevin,
     MetropolisHastings,
+    MicrocanonicalLangevin,
+    NoUTurnSampler,
     UnderdampedLangevin,
 )
 from torchebm.samplers.estimation import DualAveraging, PooledMoments, find_step_size
@@ -359,14 +361,39 @@ def test_chains_are_tuned_where_the_sampler_walks(hamiltonian, generator):
     assert 0.8e4 < x.std() < 1.2e4
 
 
-def test_a_schedule_or_no_target_leave_everything_as_it_was(hamiltonian, generator):
-    schedule = LinearScheduler(0.3, 0.1, 10)
-    for sampler in (hamiltonian(HarmonicModel(), step_size=schedule),
-                    hamiltonian(HarmonicModel(), target_acceptance=None)):  # fmt: skip
+@pytest.mark.parametrize("cls", [HamiltonianMonteCarlo, NoUTurnSampler, ChEESHamiltonianMonteCarlo])
+@pytest.mark.parametrize("given", [{"step_size": LinearScheduler(0.3, 0.1, 10)}, {"target_acceptance": None}], ids=str)
+def test_a_schedule_or_no_target_leave_the_step_size_alone_and_not_the_mass(cls, given, generator):
+    sampler = cls(normal(torch.tensor([1.0, 25.0], dtype=F64).diag()), **given)
+    before = sampler.schedulers["step_size"]
+    x = torch.randn(64, 2, dtype=F64, generator=generator)
+    sampler.sample(x, n_steps=2, n_warmup=200, generator=generator)
+    assert sampler.schedulers["step_size"] is before
+    assert "step_size" not in sampler.tuning
+    assert 0 < sampler.tuning["acceptance_rate"] <= 1
+    torch.testing.assert_close(sampler.mass, torch.tensor([1.0, 0.04], dtype=F64), rtol=0.3, atol=0)
+    found = sampler.mass
+    sampler.adapt_mass = None
+    sampler.sample(x, n_steps=2, n_warmup=30, generator=generator)
+    assert sampler.mass is found
+
+
+def test_a_warm_up_with_nothing_to_tune_leaves_everything_as_it_was(generator):
+    for given in ({"step_size": LinearScheduler(0.3, 0.1, 10)}, {"target_acceptance": None}):
+        sampler = HamiltonianMonteCarlo(HarmonicModel(), adapt_mass=None, **given)
         before = dict(sampler.schedulers)
         sampler.sample(torch.zeros(4, 2), n_steps=2, n_warmup=30, generator=generator)
         assert sampler.schedulers == before
         assert sampler.mass is sampler.tuning is None
+
+
+def test_a_warm_up_begins_with_the_mass_that_was_given_whatever_was_tuned_in_between(seeded):
+    sampler = HamiltonianMonteCarlo(HarmonicModel(dim=2), mass=3.0)
+    runs = []
+    for kind in ("diagonal", None, "diagonal"):
+        sampler.adapt_mass = kind
+        runs.append(sampler.sample(n_samples=8, n_steps=5, n_warmup=60, generator=seeded()))
+    assert torch.equal(runs[0], runs[2])
 
 
 def test_a_mass_may_be_kept_and_a_dense_one_stays_dense(hamiltonian, generator):
@@ -481,11 +508,63 @@ def test_the_state_of_another_kind_of_sampler_is_refused(case):
     sampler = case.make(HarmonicModel())
     sampler.load_state_dict(sampler.state_dict())
     state = sampler.state_dict()
-    with pytest.raises(ValueError, match="another kind of sampler"):
-        sampler.load_state_dict(state | {"parameters": {"warmth": 1.0}})
-    if "mass" not in state:
-        with pytest.raises(ValueError, match="and a mass"):
-            sampler.load_state_dict(state | {"mass": 1.0})
+    for wrong in (state | {"parameters": {"warmth": 1.0}}, state | {"sampler": "Thermometer"}, {},
+                  state | {"settings": {}}, {n: v for n, v in state.items() if n != "tuning"},
+                  state | {"warmth": 1.0}):  # fmt: skip
+        with pytest.raises(ValueError, match="another kind of sampler"):
+            sampler.load_state_dict(wrong)
+    assert sampler.state_dict() == state
+
+
+KINDS = (HamiltonianMonteCarlo, NoUTurnSampler, ChEESHamiltonianMonteCarlo, MetropolisAdjustedLangevin, BarkerProposal,
+         LangevinDynamics, MetropolisHastings, UnderdampedLangevin, MicrocanonicalLangevin)  # fmt: skip
+
+
+@pytest.mark.parametrize("one", KINDS)
+@pytest.mark.parametrize("other", KINDS)
+def test_each_kind_loads_its_own_states_alone(one, other):
+    state, sampler = one(HarmonicModel()).state_dict(), other(HarmonicModel())
+    refused = nullcontext() if one is other else pytest.raises(ValueError, match="another kind of sampler")
+    with refused:
+        sampler.load_state_dict(state)
+
+
+SETTINGS = [
+    (HamiltonianMonteCarlo, {"n_leapfrog_steps": 3, "jitter": 0.2, "path_jitter": 0.1, "momentum_refresh": 0.5,
+                             "target_acceptance": 0.7, "adapt_mass": "dense"}),
+    (NoUTurnSampler, {"max_tree_depth": 3, "target_acceptance": None, "adapt_mass": None}),
+    (ChEESHamiltonianMonteCarlo, {"max_leapfrog_steps": 3, "target_acceptance": 0.7, "adapt_mass": None}),
+    (MicrocanonicalLangevin, {"max_leapfrog_steps": 3, "desired_energy_var": 1e-3, "adapt_mass": None}),
+    (UnderdampedLangevin, {"metropolised": True, "target_acceptance": 0.7}),
+    (BarkerProposal, {"target_acceptance": 0.7}),
+    (LangevinDynamics, {"gradient_clip": 2.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "given"), SETTINGS, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_loaded_sampler_is_the_kernel_that_was_saved(cls, given, seeded):
+    sampler = cls(HarmonicModel(), **given)
+    other = cls(HarmonicModel(), **{name: value for name, value in given.items() if name == "metropolised"})
+    state = json.loads(json.dumps(sampler.state_dict()))
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    assert {name: getattr(other, name) for name in given} == given
+    x = torch.ones(4, 2)
+    assert torch.equal(*(s.sample(x, n_steps=6, generator=seeded()) for s in (sampler, other)))
+    if cls not in (LangevinDynamics, BarkerProposal):
+        with pytest.raises((ValueError, TypeError)):
+            other.load_state_dict(state | {"settings": state["settings"] | {next(iter(given)): -1}})
+
+
+def test_a_parameter_on_a_schedule_is_not_saved_and_not_replaced():
+    scheduled, constant = (HamiltonianMonteCarlo(HarmonicModel(), step) for step in (lambda k: 0.3, 0.2))
+    other = HamiltonianMonteCarlo(HarmonicModel(), lambda k: 0.4)
+    other.load_state_dict(scheduled.state_dict())
+    assert other.step_size == 0.4
+    with pytest.raises(ValueError, match="no step_size"):
+        constant.load_state_dict(scheduled.state_dict())
+    other.load_state_dict(constant.state_dict())
+    assert other.step_size == 0.2
 
 
 def test_a_warm_up_that_fails_leaves_the_sampler_as_it_was(hamiltonian, generator):

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .sampler import BaseSampler, SamplerState
+from .sampler import BaseSampler, SamplerState, Scheduled
 from .schedulers import ConstantScheduler
 from .target import Target
 
-__all__ = ["Adaptation", "Tunable"]
+__all__ = ["Adaptation", "Setting", "Tunable"]
 
 
 class Adaptation(Protocol):
@@ -39,6 +39,27 @@ class Adaptation(Protocol):
         ...
 
 
+class Setting:
+    """A sampler's parameter that follows no schedule: checked whenever it is assigned, and saved with the sampler.
+
+    It adds its name to the `settings` of its class. The value is an attribute of the instance, so that reading it costs
+    nothing.
+
+    Args:
+        check: `check(value)` returns what is kept, or raises.
+    """
+
+    def __init__(self, check: Callable[[Any], Any]) -> None:
+        self.check = check
+
+    def __set_name__(self, owner: "type[Tunable]", name: str) -> None:
+        self.name = name
+        owner.settings = tuple(dict.fromkeys([*owner.settings, name]))
+
+    def __set__(self, sampler: "Tunable", value: Any) -> None:
+        sampler.__dict__[self.name] = self.check(value)
+
+
 class Tunable(BaseSampler):
     """What `MarkovSampler` knows of its tuning."""
 
@@ -48,7 +69,11 @@ class Tunable(BaseSampler):
     tuned_parameter: str | None = None
     """The scheduled parameter that a warm-up tunes, unless the user put it on a schedule."""
     target_acceptance: float | None = None
-    """The acceptance rate that it is tuned to; `None` for a warm-up that tunes nothing."""
+    """The acceptance rate that it is tuned to; `None` for a warm-up that leaves the parameter as it is."""
+    settings: tuple[str, ...] = ("target_acceptance",)
+    """Parameters that follow no schedule, and are saved."""
+    constructed: tuple[str, ...] = ()
+    """Parameters that are fixed at construction: saved too, and what is loaded must agree with them."""
     tuning: dict[str, Any] | None = None
     """What the last warm-up found: the parameters, the kind of mass, the acceptance rate reached, and its length."""
     untuned: Mapping[str, tuple[Any, Any]] = {}
@@ -73,28 +98,51 @@ class Tunable(BaseSampler):
         return self.run(x, n_steps=0, n_warmup=n_steps, **options).state
 
     def state_dict(self) -> dict[str, Any]:
-        """Constant parameters, the mass and the report of a warm-up: numbers, strings and tensors."""
-        constant = {n: s.start_value for n, s in self.schedulers.items() if isinstance(s, ConstantScheduler)}
-        mass = {"mass": self.mass} if hasattr(self, "mass") else {}
-        return {"parameters": constant, **mass, "tuning": None if self.tuning is None else dict(self.tuning)}
+        """What makes the kernel, but for the model and schedules, and the report of a warm-up: numbers, strings and
+        tensors, under the name of the class."""
+        parameters = {n: s.start_value for n, s in self.schedulers.items() if isinstance(s, ConstantScheduler)}
+        optional = (n for n, s in vars(type(self)).items() if isinstance(s, Scheduled) and s.optional)
+        return {
+            "sampler": type(self).__name__,
+            "parameters": parameters | {name: None for name in optional if name not in self.schedulers},
+            "settings": {name: getattr(self, name) for name in (*self.settings, *self.constructed)},
+            **({"mass": self.mass} if hasattr(self, "mass") else {}),
+            "tuning": None if self.tuning is None else dict(self.tuning),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict()` of a sampler of this kind returned.
 
+        Parameters that were on a schedule are not in it: here they must be on one as well, and stay on it.
+
         Raises:
-            ValueError: If it comes from another kind of sampler.
+            ValueError: If it comes from another kind of sampler, or does not hold what this one needs.
         """
-        unknown = set(state["parameters"]) - set(self.schedulers)
-        if unknown or ("mass" in state) != hasattr(self, "mass"):
-            raise ValueError(
-                f"the saved state of another kind of sampler: {type(self).__name__} has {sorted(self.schedulers)}, "
-                f"the state {sorted(state['parameters'])}{' and a mass' if 'mass' in state else ''}."
-            )
+        self._check_saved(state)
         for name, value in state["parameters"].items():
-            self.register_scheduler(name, value)
+            setattr(self, name, value) if value is None else self.register_scheduler(name, value)
+        for name in self.settings:
+            setattr(self, name, state["settings"][name])
         if "mass" in state:
             self.mass = state["mass"]
         self.tuning, self.untuned = state["tuning"], {}
+
+    def _check_saved(self, state: Mapping[str, Any]) -> None:
+        """Refuses a state that is not one of this sampler's, before anything is written."""
+        own, name = self.state_dict(), type(self).__name__
+        if state.get("sampler", name) != name:
+            raise ValueError(
+                f"the saved state of another kind of sampler: this is a {name}, that was of a {state['sampler']}."
+            )
+        agree("the saved state", state, own)
+        agree("settings in the saved state", state["settings"], own["settings"])
+        agree("parameters in the saved state", state["parameters"], own["parameters"], may_have=self.schedulers)
+        for fixed in self.constructed:
+            if state["settings"][fixed] != own["settings"][fixed]:
+                raise ValueError(
+                    f"the state was saved with {fixed}={state['settings'][fixed]}, which is fixed at construction: "
+                    f"this {name} has {fixed}={own['settings'][fixed]}."
+                )
 
     def _tune(self, state: Any, start: int, n_warmup: int, *, target: Target, generator: torch.Generator | None,
                  notice: Callable[[int, Any], None] | None, held: Tensor | None) -> Any:  # fmt: skip
@@ -118,3 +166,21 @@ class Tunable(BaseSampler):
             raise
         adaptation.finish()
         return state
+
+
+def agree(what: str, saved: Any, own: Mapping[str, Any], may_have: Mapping[str, Any] | None = None) -> None:
+    """Refuses saved names that are missing or unknown.
+
+    Args:
+        what: For the message.
+        saved: A mapping, if all is well.
+        own: What must be there.
+        may_have: What may be there besides.
+    """
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"{what} must be a mapping; got {type(saved).__name__}.")
+    missing, unknown = sorted(set(own) - set(saved)), sorted(set(saved) - set(own) - set(may_have or {}))
+    if missing or unknown:
+        found = [f"no {', '.join(missing)}"] if missing else []
+        found += [f"{', '.join(map(str, unknown))}, unknown here"] if unknown else []
+        raise ValueError(f"{what}: {'; '.join(found)}. It comes from another kind of sampler, or another version.")

@@ -1,4 +1,4 @@
-"""Bijections from all of space onto the supports of constrained parameters: where samplers walk, and what they mean."""
+"""Supports of constrained parameters, one or several in a vector: bijections onto them, and starting points there."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,11 @@ from typing import NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
-from torch.distributions.transforms import (
-    ComposeTransform,
-    CorrCholeskyTransform,
-    ExpTransform,
-    Transform,
-)
+from torch.distributions.transforms import ComposeTransform, ExpTransform, Transform
+
+from .supports import CorrelationTransform, OrderedTransform, correlation_matrix, onto, ordered
 
 __all__ = [
     "Blocks",
@@ -33,104 +30,11 @@ Shape = int | Sequence[int]
 Block = tuple[Constraint | Transform, Shape]
 
 
-# the constraints that torch.distributions lacks ---------------------------------------------------------------------
-
-
-class _Ordered(Constraint):  # torch prints a constraint as its class without the underscore
-    """Vectors whose entries increase."""
-
-    event_dim = 1
-
-    def check(self, value: Tensor) -> Tensor:
-        return (value[..., 1:] > value[..., :-1]).all(-1)
-
-
-class _CorrelationMatrix(Constraint):
-    """Symmetric positive definite matrices with a diagonal of ones."""
-
-    event_dim = 2
-
-    def check(self, value: Tensor) -> Tensor:
-        n = value.shape[-1]
-        wide = value if value.dtype == torch.float64 else value.float()  # a factorisation needs at least float32
-        tolerance = 10 * n * torch.finfo(value.dtype).eps
-        off = torch.maximum((wide - wide.mT).abs().amax((-2, -1)), (wide.diagonal(0, -2, -1) - 1).abs().amax(-1))
-        factor, failed = torch.linalg.cholesky_ex(wide)
-        return (off <= tolerance) & (failed == 0) & (factor == factor).all(-1).all(-1)
-
-
-ordered = _Ordered()
-correlation_matrix = _CorrelationMatrix()
-
-
-class OrderedTransform(Transform):
-    r"""$x_1 = z_1,\ x_k = x_{k-1} + e^{z_k}$: all vectors onto increasing ones.
-
-    Example:
-        >>> OrderedTransform()(torch.tensor([[1.0, 0.0, 0.0]]))
-        tensor([[1., 2., 3.]])
-    """
-
-    domain = constraints.real_vector
-    codomain = ordered
-    bijective = True
-
-    def _call(self, z: Tensor) -> Tensor:
-        return torch.cat([z[..., :1], z[..., 1:].exp()], -1).cumsum(-1)
-
-    def _inverse(self, x: Tensor) -> Tensor:
-        return torch.cat([x[..., :1], x.diff(dim=-1).log()], -1)
-
-    def log_abs_det_jacobian(self, z: Tensor, x: Tensor) -> Tensor:
-        return z[..., 1:].sum(-1)
-
-
-class CorrelationTransform(Transform):
-    r"""Vectors of length $n(n-1)/2$ onto correlation matrices `[n, n]`: $x = L L^\top$, L from `CorrCholeskyTransform`.
-
-    Volume is measured in the entries below the diagonal, as in the LKJ density $\propto |x|^{\eta - 1}$.
-
-    Example:
-        >>> CorrelationTransform()(torch.tensor([[0.0], [0.5493]]))[:, 0, 1]  # the hyperbolic tangent
-        tensor([0.0000, 0.5000])
-    """
-
-    domain = constraints.real_vector
-    codomain = correlation_matrix
-    bijective = True
-    factor = CorrCholeskyTransform()
-
-    def _call(self, z: Tensor) -> Tensor:
-        factor = cast(Tensor, self.factor(z))
-        return factor @ factor.mT
-
-    def _inverse(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return cast(Tensor, self.factor.inv(torch.linalg.cholesky(wide))).to(x.dtype)
-
-    def log_abs_det_jacobian(self, z: Tensor, x: Tensor) -> Tensor:
-        factor = cast(Tensor, self.factor(z))
-        n = factor.shape[-1]
-        powers = torch.arange(n - 1, -1, -1, dtype=z.dtype, device=z.device)  # of the diagonal, in |dx / dL|
-        outer = (powers[1:] * factor.diagonal(0, -2, -1)[..., 1:].log()).sum(-1)
-        return self.factor.log_abs_det_jacobian(z, factor) + outer
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        return self.factor.forward_shape(shape)
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        return self.factor.inverse_shape(shape)
-
-
-biject_to.register(type(ordered), lambda constraint: OrderedTransform())
-biject_to.register(type(correlation_matrix), lambda constraint: CorrelationTransform())
-
-
 # one constraint, or several in a vector -----------------------------------------------------------------------------
 
 
 class Support(Transform):
-    """The bijection that `torch.distributions.biject_to` knows for a constraint, which remembers the constraint.
+    """The bijection onto the support that a constraint describes, which remembers the constraint.
 
     Args:
         constraint: Such as `constraints.positive`, `constraints.interval(0, 1)` or `constraints.simplex`.
@@ -142,7 +46,7 @@ class Support(Transform):
         super().__init__()
         self.constraint = constraint
         try:
-            self.part = biject_to(constraint)
+            self.part = onto(constraint)
         except NotImplementedError:
             raise ValueError(
                 f"there is no bijection from real numbers onto {constraint}. There is one onto positive, greater_than, "

@@ -229,8 +229,8 @@ class MarkovSampler(Tunable, Compilable):
         watch.report(self.divergence_advice)
         if done < n_steps:
             warn_caller(
-                f"interrupted after {done} of {n_steps} transitions: what there is, {done // thin} draws, is returned. "
-                "To go on, ask for return_state=True and give it back as state=.",
+                f"interrupted after {done} of {n_steps} transitions: what there is (draws: {done // thin}) is "
+                "returned. To go on, ask for return_state=True and give it back as state=.",
                 SamplingInterruptedWarning,
             )
         return result

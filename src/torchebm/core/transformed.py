@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -136,7 +136,8 @@ class ConstrainedModel(BaseModel):
     starting points and draws are in the user's space. Samplers see $E_z$, a density over all of space.
 
     Args:
-        inner: The energy of x. It is evaluated inside the support only.
+        inner: The energy of x. It is evaluated inside the support only: for a point outside, at one inside instead,
+            and what it says there is left out.
         transform: Onto where x lives: a constraint of `torch.distributions`, `ordered` or `correlation_matrix` of
             `torchebm.core.bijections`, or a bijection from real numbers; for a vector of several parameters a list of
             pairs (constraint, shape), or `Blocks`, which also tells them apart in the energy.
@@ -184,16 +185,28 @@ class ConstrainedModel(BaseModel):
                     f"{list(inner.event_shape or ())}."
                 )
             self.event_shape = self.transform.event_shape
+        if self.event_shape is not None:
+            self.transform.inverse_shape(self.event_shape)  # refuses shapes that are no points of the support
 
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
-        energy = self.inner(x, **model_kwargs)
-        return torch.where(inside(self.transform.codomain, x), energy, torch.inf)
+        within = inside(self.transform.codomain, x)
+        energy = self.inner(self._brought_inside(x, within), **model_kwargs)
+        return torch.where(within, energy, torch.inf)
 
     def energy_and_gradient(
         self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch *event"]]:
-        energy, gradient = self.inner.energy_and_gradient(x, **model_kwargs)
-        return torch.where(inside(self.transform.codomain, x), energy, torch.inf), gradient
+        within = inside(self.transform.codomain, x)
+        energy, gradient = self.inner.energy_and_gradient(self._brought_inside(x, within), **model_kwargs)
+        return torch.where(within, energy, torch.inf), torch.where(_rows(within, x), gradient, 0.0)
+
+    def _brought_inside(
+        self, x: Float[Tensor, " batch *event"], within: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, " batch *event"]:
+        """Points outside are replaced by T(0): distributions of torch raise errors outside their support."""
+        shape = self.transform.inverse_shape(x.shape[1:])
+        centre = cast(Tensor, self.transform(x.new_zeros(1, *shape))).to(x.dtype)
+        return torch.where(_rows(within, x), x, centre)
 
     def coordinates(self) -> tuple[BaseModel, Transform]:
         return PulledBackModel(self.inner, self.transform, self.event_shape), self.transform
@@ -221,7 +234,7 @@ class PulledBackModel(BaseModel):
         x, log_det = self._push(z)
         energy = self.inner(x, **model_kwargs)
         check_energy(energy, x)
-        return energy - log_det
+        return _walked(energy, log_det)
 
     def energy_and_gradient(
         self, z: Float[Tensor, " batch *event"], **model_kwargs: Tensor
@@ -238,12 +251,21 @@ class PulledBackModel(BaseModel):
             if log_det.requires_grad:
                 outputs, weights = [x, log_det], [*weights, -torch.ones_like(log_det)]
             (gradient,) = torch.autograd.grad(outputs, y, weights)
-        return energy - log_det.detach(), gradient
+        return _walked(energy, log_det.detach()), gradient
 
     def _push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = cast(Tensor, self.transform(z))
         log_det = sum_event(self.transform.log_abs_det_jacobian(z, x))  # [batch]
         return x.to(z.dtype), log_det  # bounds of another dtype do not change that of the chains
+
+
+def _walked(energy: Float[Tensor, " batch"], log_det: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Infinite where x has rounded to an edge of its support, whatever the energy is there."""
+    return torch.where(log_det == -torch.inf, torch.inf, energy - log_det)
+
+
+def _rows(mask: Bool[Tensor, " batch"], x: Float[Tensor, " batch *event"]) -> Tensor:
+    return mask.view(-1, *[1] * (x.ndim - 1))
 
 
 class LinearTransform(Transform):

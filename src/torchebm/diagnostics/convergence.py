@@ -19,6 +19,7 @@ __all__ = ["Summary", "summary"]
 MAX_R_HAT = 1.01  # both from Vehtari et al. (2021)
 MIN_ESS = 400
 MIN_ACCEPTANCE = 0.1  # below any optimum that is known: 0.234 for random walks is the lowest
+MIN_LIMIT, MAX_AT_LIMIT = 8, 0.01  # of tree depths: what looks like a limit, and how often trees may reach it
 MIN_DRAWS = 4  # R-hat splits chains into halves, and ArviZ wants two draws in each
 TAIL = (0.05, 0.95)  # quantiles whose ESS, the smaller one, is the tail ESS; the default differs between releases
 COLUMNS = ("mean", "sd", "mcse_mean", "ess_bulk", "ess_tail", "r_hat")
@@ -141,7 +142,7 @@ def summary(trajectory: Float[Tensor, "chain draw *event"] | np.ndarray,
     columns = {name: dict(zip(labels, values.tolist(), strict=True)) for name, values in figures.items()}
     diverging = diverging_draws(stats)
     divergences = None if diverging is None else tuple(diverging.sum(1).tolist())
-    advice = advise(entries, seen, columns, divergences, stats.get("acceptance_rate"))
+    advice = advise(entries, seen, columns, divergences, stats)
     return Summary(
         n_chains=entries.n_chains,
         n_draws=entries.n_draws,
@@ -190,18 +191,23 @@ def measured(x: np.ndarray, constant: np.ndarray, frozen: np.ndarray) -> dict[st
 
 
 def advise(entries: Entries, seen: Screening, columns: Mapping[str, Mapping[str, float]],
-           divergences: Sequence[int] | None, acceptance: np.ndarray | None) -> list[str]:  # fmt: skip
+           divergences: Sequence[int] | None, stats: Mapping[str, np.ndarray]) -> list[str]:  # fmt: skip
     """One line for each thing that is off, the gravest first."""
-    n_chains, lines = entries.n_chains, []
-    if divergences is not None and (n_diverged := sum(n > 0 for n in divergences)):
-        cure = "lower step_size" if acceptance is None else "raise target_acceptance"
-        lines.append(f"{n_diverged} of {counted(n_chains, 'chain')} diverged: {cure} or reparameterise")
-    if not seen.moved.any():
-        return [*lines, "no chain ever moved: lower step_size, and start where the energy is finite"]
-    if n_stuck := int((~seen.moved).sum()):
+    n_chains, lines, acceptance = entries.n_chains, [], stats.get("acceptance_rate")
+    n_diverged, n_stuck = sum(n > 0 for n in divergences or ()), int((~seen.moved).sum())
+    diverged, cure = f"{n_diverged} of {counted(n_chains, 'chain')} diverged", cure_of_divergences(stats)
+    if n_stuck == n_chains:
+        if n_diverged:
+            return [f"{diverged} and none ever moved: {cure}, and start where the energy is finite"]
+        return ["no chain ever moved: lower step_size, and start where the energy is finite"]
+    if n_diverged:  # chains that stand still do so for the same reason, and one cure is enough
+        lines.append(f"{diverged}: {cure}" + (f" ({n_stuck} never moved)" if n_stuck else ""))
+    elif n_stuck:
         lines.append(f"{n_stuck} of {n_chains} chains never moved: lower step_size, or start them elsewhere")
     if acceptance is not None and acceptance.mean() < MIN_ACCEPTANCE:
-        lines.append(f"acceptance rate {acceptance.mean():.2g}: lower step_size or the scale of proposals")
+        lines.append(f"acceptance rate {acceptance.mean():.2g}: "
+                     + (cure if n_diverged else "lower step_size or the scale of proposals"))  # fmt: skip
+    lines += full_trees(stats)
     if seen.constant.any():
         still = [entries.labels[k] for k in np.flatnonzero(seen.constant)]
         lines.append(f"{listed(still, 1)} never changed in any chain: check that the energy depends on it")
@@ -217,6 +223,31 @@ def advise(entries: Entries, seen: Screening, columns: Mapping[str, Mapping[str,
                          "need to be stable: run longer")  # fmt: skip
             break  # the tail of what has no bulk is no news
     return lines
+
+
+def cure_of_divergences(stats: Mapping[str, np.ndarray]) -> str:
+    """Smaller steps, in the words of the sampler that the diagnostics are of."""
+    if "acceptance_rate" not in stats or "swap_rate" in stats:  # it cannot reject, or is at several temperatures
+        return "lower step_size or reparameterise"
+    if "n_steps" not in stats:  # single steps diverge only where the energy is none
+        return "mend the energy where it is NaN or minus infinity, or take smaller steps"
+    return "raise target_acceptance or reparameterise"
+
+
+def full_trees(stats: Mapping[str, np.ndarray]) -> list[str]:
+    """A line if many trees grew as large as they may.
+
+    The limit is the largest depth if every tree of that depth stopped when it was full: without a limit some would have
+    gone on, to turn back within the next doubling.
+    """
+    depth, n_steps = stats.get("tree_depth"), stats.get("n_steps")
+    if depth is None or n_steps is None or not depth.size or (limit := int(depth.max())) < MIN_LIMIT:
+        return []
+    full = depth == limit
+    if full.mean() <= MAX_AT_LIMIT or (n_steps[full] != 2**limit - 1).any():
+        return []
+    return [f"{full.mean():.0%} of transitions".replace("%", " %") + f" reached the largest tree depth, {limit}: raise "
+            "max_tree_depth or adapt a dense mass"]  # fmt: skip
 
 
 def offending(column: Mapping[str, float], off: Any, *, lowest: bool = False) -> list[str]:

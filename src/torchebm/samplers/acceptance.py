@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["AcceptInfo", "Evaluated", "accepts"]
+__all__ = ["AcceptInfo", "Evaluated", "accepts", "unsound"]
 
 
 class Evaluated(NamedTuple):
@@ -23,9 +23,10 @@ class AcceptInfo(NamedTuple):
     acceptance_rate: Float[Tensor, " chain"]
     """Probability with which the proposal was accepted."""
     diverging: Bool[Tensor, " chain"]
-    """Whether the proposal, or the state it left, was not finite.
+    """Whether something was not finite that should be.
 
-    Hamiltonian samplers: or its energy error too large.
+    Where there are trajectories: their energy, of +inf as well, or an energy error that is too large. Where there are
+    none, `unsound`: a proposal of energy +inf, outside the support of the density, is a rejection like any other.
     """
 
 
@@ -51,3 +52,18 @@ def accepts(log_ratio: Float[Tensor, " chain"], u: Float[Tensor, " chain"], old_
     return accepted, torch.where(
         finite & ~stranded, torch.where(log_ratio.isnan(), 0.0, probability), accepted.to(u.dtype)
     )
+
+
+def unsound(log_ratio: Float[Tensor, " chain"], old_energy: Float[Tensor, " chain"],
+            new_energy: Float[Tensor, " chain"]) -> Bool[Tensor, " chain"]:  # fmt: skip
+    """Whether a single step, without a trajectory, met what no density has: `diverging` of such samplers.
+
+    That is a ratio that is not finite, or a chain that stands where the energy is not. A proposal of energy +inf has no
+    density and is plainly rejected: it says nothing against the step size, nor against the model.
+
+    Args:
+        log_ratio: Logarithm of the acceptance ratio.
+        old_energy: Where the chains stand.
+        new_energy: Where they might go.
+    """
+    return ~(log_ratio.isfinite() | (new_energy == torch.inf)) | ~old_energy.isfinite()

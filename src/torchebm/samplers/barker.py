@@ -1,13 +1,13 @@
 """The Barker proposal."""
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -16,7 +16,7 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, Evaluated, accepts
+from .acceptance import AcceptInfo, Evaluated, accepts, unsound
 from .warmup import Warmup, check_target_acceptance, tunable
 
 __all__ = ["BarkerProposal"]
@@ -59,13 +59,14 @@ class BarkerProposal(MarkovSampler):
     steps_per_block = 8
 
     step_size = Scheduled(above=0.0)
+    target_acceptance: Any = Setting(check_target_acceptance)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.5, *,
                  target_acceptance: float | None = 0.574, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
-        self.target_acceptance = check_target_acceptance(target_acceptance)
+        self.target_acceptance = target_acceptance
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
         return Warmup(self, n_warmup) if tunable(self) else None
@@ -99,4 +100,4 @@ class BarkerProposal(MarkovSampler):
         correction = sum_event(logsigmoid(move * there) - logsigmoid(-move * here))
         log_ratio = ((state.energy - new.energy) / temperature + correction).to(u.dtype)
         accepted, rate = accepts(log_ratio, u, state.energy, new.energy)
-        return select(accepted, new, state), AcceptInfo(rate, ~log_ratio.isfinite())
+        return select(accepted, new, state), AcceptInfo(rate, unsound(log_ratio, state.energy, new.energy))

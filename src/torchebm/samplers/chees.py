@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer
+from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler, ConstantScheduler
@@ -19,7 +20,7 @@ from torchebm.core.target import Target
 from .acceptance import Evaluated
 from .estimation import is_live, wide
 from .hamiltonian import radical_inverse, squared_length
-from .hmc import HamiltonianMonteCarlo
+from .hmc import TrajectorySampler
 from .warmup import MassKind, Warmup, tunable
 
 __all__ = ["ChEESHamiltonianMonteCarlo"]
@@ -38,7 +39,7 @@ class PathInfo(NamedTuple):
     """Its momentum."""
 
 
-class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
+class ChEESHamiltonianMonteCarlo(TrajectorySampler):
     r"""Hamiltonian Monte Carlo that finds its own path length: the choice for many chains in lockstep.
 
     Transition k integrates for $u_k T$ with $u_k = \tfrac12, \tfrac14, \tfrac34, \tfrac18, \dots$ (Halton's sequence),
@@ -53,14 +54,15 @@ class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
         path_length: $T$, the longest path, in units where the mass is 1; half of it is the mean.
         mass: $M$, as for `HamiltonianMonteCarlo`.
         max_leapfrog_steps: Bound on the steps of one transition.
-        target_acceptance: The rate that a warm-up tunes $h$ to: the harmonic mean over chains.
+        target_acceptance: The rate that a warm-up tunes $h$ to: the harmonic mean over chains; `None` leaves $h$ as it
+            is.
         adapt_mass: What a warm-up makes of the mass: `"diagonal"`, `"dense"` or `None` to leave it.
         **options: `dtype`, `device`, `precision`.
 
     Note:
         Exact, at any h and T, once the warm-up is over. About T / 2h gradients a transition. A warm-up needs two chains
         or more, some dozens as a rule; it reads two numbers on the host for each transition. Without one, h and T stay
-        as given.
+        as given, and so does, with one, what is on a schedule: the warm-up runs at the schedule's first value.
 
     References: Hoffman, Radul & Sountsov (2021), http://proceedings.mlr.press/v130/hoffman21a.html
 
@@ -75,6 +77,9 @@ class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
 
     step_size = Scheduled(above=0.0)
     path_length = Scheduled(above=0.0)
+    max_leapfrog_steps: Any = Setting(lambda value: integer("max_leapfrog_steps", value, at_least=1))
+
+    steps_per_block = None
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
@@ -82,18 +87,17 @@ class ChEESHamiltonianMonteCarlo(HamiltonianMonteCarlo):
                  mass: float | Float[Tensor, "..."] | None = None, *, max_leapfrog_steps: int = 1000,
                  target_acceptance: float | None = 0.8, adapt_mass: MassKind | None = "diagonal",
                  **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
-        super().__init__(model, step_size, mass=mass, path_jitter=0.0, target_acceptance=target_acceptance,
-                         adapt_mass=adapt_mass, **options)  # fmt: skip
+        super().__init__(model, **options)
+        self.step_size = step_size
         self.path_length = path_length
-        self.max_leapfrog_steps = integer("max_leapfrog_steps", max_leapfrog_steps, at_least=1)
+        self.mass = mass
+        self.max_leapfrog_steps = max_leapfrog_steps
+        self.target_acceptance = target_acceptance
+        self.adapt_mass = adapt_mass
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
-        fixed = isinstance(self.schedulers["path_length"], ConstantScheduler)
-        return PathLengthWarmup(self, n_warmup, self.adapt_mass) if fixed and tunable(self) else None
-
-    @property
-    def steps_per_block(self) -> int | None:
-        return None
+        something = self.adapt_mass or tunable(self) or learnable(self)
+        return PathLengthWarmup(self, n_warmup, self.adapt_mass) if something else None
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
         table = super().parameter_table(start, n_steps)
@@ -120,15 +124,20 @@ class PathLengthWarmup(Warmup):
     rate, decay = 0.025, 0.95  # of Adam, without momentum
     quarter = math.pi / 2  # a quarter period where the density is normal and the mass fits
 
+    def __init__(self, sampler: MarkovSampler, n_warmup: int, mass: MassKind | None = None) -> None:
+        self.tunes_path = learnable(sampler)
+        super().__init__(sampler, n_warmup, mass)
+
     def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
-        if len(state.x) < 2:
+        if len(state.x) < 2 and self.tunes_path:
             raise ValueError(
                 f"{type(self.sampler).__name__} learns its path length across chains, and needs two or more of them in "
                 f"its warm-up, some dozens as a rule; got {len(state.x)}. For one chain: NoUTurnSampler."
             )
+        self._write(self._given)
         self._i, self._x = 0, state.x
-        scaled = self.mass is not None and self._given["mass"] is None
-        first = self.quarter if scaled else self._given["path_length"].value(0)
+        scaled = self.tunes_path and self.mass is not None and self._given["mass"] is None
+        first = self.quarter if scaled else self.sampler.schedulers["path_length"].value(0)
         self._square = torch.zeros((), dtype=wide(state.x), device=state.x.device)
         self._log_length = self._log_average = self._square + math.log(first)
         return super().begin(state, target, generator)
@@ -154,26 +163,31 @@ class PathLengthWarmup(Warmup):
     def parameters(self) -> dict[str, Any]:
         if self.in_fast_phase:  # short trajectories: the mass may be far off, and long ones lead in the wrong direction
             most = min(20, self.sampler.max_leapfrog_steps)
-            return {self.name: self.step_size, "n_leapfrog_steps": math.ceil(radical_inverse(self._i + 1) * most)}
-        h, longest = torch.stack([self.dual.log_step, self._log_length]).exp().tolist()  # the host's one look
+            return super().parameters() | {"n_leapfrog_steps": math.ceil(radical_inverse(self._i + 1) * most)}
+        log_step = self.dual.log_step if self.tunes_step else torch.full_like(self._square, math.log(self.first_step))
+        h, longest = torch.stack([log_step, self._log_length]).exp().tolist()  # the host's one look
         self._path = radical_inverse(self._i + 1) * min(longest, self.sampler.max_leapfrog_steps * h)
-        n_steps = {"n_leapfrog_steps": max(1, math.ceil(self._path / h))} if self._ends else {}
-        return {self.name: self.step_size if self._ends else h, "path_length": self._path} | n_steps
+        path = {"path_length": self._path}
+        if not self.tunes_step:
+            return path
+        if not self._ends:
+            return path | {self.name: h}
+        return path | {self.name: self.step_size, "n_leapfrog_steps": max(1, math.ceil(self._path / h))}
 
     def found(self) -> dict[str, ConstantScheduler]:
-        return {"path_length": ConstantScheduler(float(self._log_average.exp()))}
+        return {"path_length": ConstantScheduler(float(self._log_average.exp()))} if self.tunes_path else {}
 
     def tuned_names(self) -> list[str]:
-        return [self.name, "path_length"]
+        return [*super().tuned_names(), *(["path_length"] if self.tunes_path else [])]
 
     def _restart(self, state: Any, step_size: float) -> None:
         super()._restart(state, step_size)
         self._n, self._square = 0, torch.zeros_like(self._square)
-        self._shortest = float(self.dual.log_step)
+        self._shortest = math.log(self.first_step)
 
     def _climb(self, state: Any, info: Any) -> None:
         """One step of Adam on the logarithm of the path length."""
-        if self.in_fast_phase:
+        if self.in_fast_phase or not self.tunes_path:
             return
         gradient, self._n = self._gradient(info, is_live(state) & ~self.straggling), self._n + 1
         self._square = self.decay * self._square + (1 - self.decay) * gradient * gradient
@@ -199,3 +213,8 @@ class PathLengthWarmup(Warmup):
         grown = squared_length(metric, end) - squared_length(metric, start)
         slope = sum_event(end * info.p)
         return self._path * torch.where(used, weight * grown * slope, 0.0).sum()
+
+
+def learnable(sampler: MarkovSampler) -> bool:
+    """Whether the path length is not on a schedule of its own."""
+    return isinstance(sampler.schedulers["path_length"], ConstantScheduler)

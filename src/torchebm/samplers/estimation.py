@@ -8,7 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["DualAveraging", "PooledMoments", "find_step_size", "finite_rates", "is_live", "mean_over", "wide"]
+__all__ = [
+    "DualAveraging",
+    "PooledMoments",
+    "find_step_size",
+    "finite_rates",
+    "is_live",
+    "mean_over",
+    "renewed_covariance",
+    "wide",
+]
 
 
 class DualAveraging:
@@ -116,6 +125,24 @@ class PooledMoments:
     def covariance(self) -> Tensor:
         """`[d, d]`, or the variances `[d]`."""
         return self.sum / (self.count - 1).clamp(min=1)
+
+
+def renewed_covariance(moments: PooledMoments, slopes: PooledMoments | None, variance: Float[Tensor, " d"]) -> Tensor:
+    r"""What a window of draws says of the covariance, `[d, d]`, or the variances, `[d]`.
+
+    Stan's shrinkage, towards a thousandth of the variances in force, so that the units of x do not matter.
+
+    Args:
+        moments: Those of x.
+        slopes: Those of the gradient, for the first guess: $\sqrt{\mathrm{var}\,x / \mathrm{var}\,\nabla E}$.
+        variance: In force, and kept where a first guess cannot be made.
+    """
+    covariance, n = moments.covariance, moments.count
+    if slopes is not None:
+        ratio = (covariance / slopes.covariance).sqrt()
+        return torch.where(ratio.isfinite() & (ratio > 0), ratio, variance)
+    floor = 1e-3 * variance * 5 / (n + 5)
+    return covariance * (n / (n + 5)) + (floor.diag() if covariance.ndim == 2 else floor)
 
 
 def mean_over(live: Bool[Tensor, " chain"], values: Float[Tensor, " chain"]) -> Float[Tensor, ""]:

@@ -1,5 +1,6 @@
 """What Hamiltonian samplers share: the metric of the momentum, its place on a sampler, integrator and energies."""
 
+import math
 from typing import Protocol
 
 import torch
@@ -175,9 +176,11 @@ def leapfrog(x: Tensor, p: Tensor, gradient: Tensor, target: Target, mass: Mass,
     return x, p, energy, gradient
 
 
-def kinetic(mass: Mass, p: Float[Tensor, " chain *event"], dtype: torch.dtype) -> Float[Tensor, " chain"]:
-    r"""$\tfrac12 p^\top M^{-1} p$, one a chain, summed in the dtype of the accept test."""
-    return 0.5 * sum_event(p.to(dtype) * mass.velocity(p).to(dtype))
+def kinetic(mass: Mass, p: Float[Tensor, " chain *event"], dtype: torch.dtype,
+            velocity: Float[Tensor, " chain *event"] | None = None) -> Float[Tensor, " chain"]:  # fmt: skip
+    r"""$\tfrac12 p^\top M^{-1} p$, one a chain, summed in the dtype of the accept test; `velocity` if it is known."""
+    velocity = mass.velocity(p) if velocity is None else velocity
+    return 0.5 * sum_event(p.to(dtype) * velocity.to(dtype))
 
 
 def lost(log_ratio: Float[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
@@ -217,3 +220,10 @@ def radical_inverse(k: int) -> float:
     while k:
         value, weight, k = value + weight * (k & 1), weight / 2, k >> 1
     return value
+
+
+def decay(rate: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    r"""What remains of a momentum or a direction, and the scale of the noise: $e^{-s}$, $\sqrt{1 - e^{-2 s}}$."""
+    if isinstance(rate, Tensor):
+        return torch.exp(-rate), (-torch.expm1(-2 * rate)) ** 0.5
+    return math.exp(-rate), (-math.expm1(-2 * rate)) ** 0.5

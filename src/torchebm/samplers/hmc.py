@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer, number
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -60,7 +60,47 @@ class PathWarmup(Warmup):
         return super().parameters() | {"n_leapfrog_steps": self.sampler.path_steps(self.n_done)}
 
 
-class HamiltonianMonteCarlo(HamiltonianSampler):
+class TrajectorySampler(HamiltonianSampler):
+    """Leapfrog steps from a random momentum, and an accept test where they end: how many, subclasses say."""
+
+    divergence_advice = "a smaller step_size"
+    tuned_parameter = "step_size"
+
+    target_acceptance: Any = Setting(check_target_acceptance)
+    adapt_mass: Any = Setting(check_mass_kind)
+
+    def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Any:
+        self.metric(x)  # a mass that does not fit is refused before the model is evaluated
+        return Evaluated(x, *target(x))
+
+    def refresh(self, state: Any, target: Target) -> Any:
+        energy, gradient = target(state.x)
+        return state._replace(energy=energy, gradient=gradient)
+
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
+        normal_(out[0], generator)
+        for uniform in out[1:]:
+            uniform_(uniform, generator)
+
+    def propose(self, state: Evaluated | Moving, z: Tensor, u: Tensor, target: Target, temperature: float | Tensor,
+                step_size: float | Tensor, n_steps: int) -> Proposal:  # fmt: skip
+        """A trajectory that begins with the momentum $M^{1/2} z$, and the accept test at its end."""
+        metric = self.metric(state.x)
+        p = metric.momentum(z)
+        step_size = per_chain(step_size, state.x)
+        kick = step_size / per_chain(temperature, state.x)
+        x, q, energy, gradient = leapfrog(state.x, p, state.gradient, target, metric, step_size, kick, n_steps)
+        gain = kinetic(metric, q, u.dtype) - kinetic(metric, p, u.dtype)
+        log_ratio = ((state.energy - energy) / temperature - gain).to(u.dtype)
+        accepted, rate = accepts(log_ratio, u, state.energy, energy)
+        info = TrajectoryInfo(rate, lost(log_ratio), torch.full_like(accepted, n_steps, dtype=torch.int64))
+        return Proposal(Evaluated(x, energy, gradient), q, accepted, info)
+
+
+class HamiltonianMonteCarlo(TrajectorySampler):
     r"""Gives each chain a random momentum, follows the dynamics, and accepts or rejects where it arrives.
 
     $p \sim N(0, M)$; L leapfrog steps of size h of $\dot x = M^{-1} p,\ \dot p = -\nabla E(x)$; accept with probability
@@ -79,8 +119,8 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         momentum_refresh: The share $r$ of the momentum that is new, $p \leftarrow \sqrt{1-r}\,p + \sqrt r\,
             M^{1/2} \xi$. Below 1 a chain keeps its direction over several short trajectories, and turns back where a
             proposal is rejected.
-        target_acceptance: The rate that a warm-up (`n_warmup`, `warm_up`) tunes $h$ to; `None` for one that tunes
-            nothing. A step size that is on a schedule is not tuned.
+        target_acceptance: The rate that a warm-up (`n_warmup`, `warm_up`) tunes $h$ to; `None` leaves $h$ as it is,
+            and so does a schedule of its own; the mass is found all the same.
         adapt_mass: What a warm-up makes of the mass: `"diagonal"`, `"dense"`, or `None` to leave it. It begins with
             the mass given, and keeps a dense one dense.
         **options: `dtype`, `device`, `precision`.
@@ -102,10 +142,11 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         True
     """
 
-    divergence_advice = "a smaller step_size"
-    tuned_parameter = "step_size"
-
     step_size = Scheduled(above=0.0)
+    n_leapfrog_steps: Any = Setting(lambda value: integer("n_leapfrog_steps", value, at_least=1))
+    jitter: Any = Setting(lambda value: number("jitter", value, at_least=0.0, at_most=1.0))
+    path_jitter: Any = Setting(lambda value: number("path_jitter", value, at_least=0.0, at_most=1.0))
+    momentum_refresh: Any = Setting(lambda value: number("momentum_refresh", value, above=0.0, at_most=1.0))
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1, n_leapfrog_steps: int = 10,
@@ -114,16 +155,16 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
                  adapt_mass: MassKind | None = "diagonal", **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
-        self.n_leapfrog_steps = integer("n_leapfrog_steps", n_leapfrog_steps, at_least=1)
+        self.n_leapfrog_steps = n_leapfrog_steps
         self.mass = mass
-        self.jitter = number("jitter", jitter, at_least=0.0, at_most=1.0)
-        self.path_jitter = number("path_jitter", path_jitter, at_least=0.0, at_most=1.0)
-        self.momentum_refresh = number("momentum_refresh", momentum_refresh, above=0.0, at_most=1.0)
-        self.target_acceptance = check_target_acceptance(target_acceptance)
-        self.adapt_mass = check_mass_kind(adapt_mass)
+        self.jitter = jitter
+        self.path_jitter = path_jitter
+        self.momentum_refresh = momentum_refresh
+        self.target_acceptance = target_acceptance
+        self.adapt_mass = adapt_mass
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
-        return PathWarmup(self, n_warmup, self.adapt_mass) if tunable(self) else None
+        return PathWarmup(self, n_warmup, self.adapt_mass) if self.adapt_mass or tunable(self) else None
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
         table = super().parameter_table(start, n_steps)
@@ -141,25 +182,13 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         return max(1, round(self.n_leapfrog_steps * (1 - self.path_jitter * radical_inverse(k))))
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated | Moving:
-        self.metric(x)  # a mass that does not fit is refused before the model is evaluated
-        state = Evaluated(x, *target(x))
+        state: Evaluated = super().init(x, target, generator)
         if self.momentum_refresh == 1:
             return state
         return Moving(*state, normal_(x.new_empty(x.shape), generator))
 
-    def refresh(self, state: Evaluated | Moving, target: Target) -> Evaluated | Moving:
-        energy, gradient = target(state.x)
-        return state._replace(energy=energy, gradient=gradient)
-
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        jitter = (x.new_empty(n, len(x)),) if self.jitter else ()
-        return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=wide), *jitter
-
-    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        for uniform in out[1:]:
-            uniform_(uniform, generator)
+        return *super().noise(x, n), *((x.new_empty(n, len(x)),) if self.jitter else ())
 
     def step(self, state: Evaluated | Moving, noise: tuple[Tensor, ...], target: Target, *,
              temperature: float | Tensor = 1.0, step_size: float | Tensor,
@@ -175,17 +204,3 @@ class HamiltonianMonteCarlo(HamiltonianSampler):
         end, p, accepted, info = self.propose(state, z, noise[1], target, temperature, step_size, n_steps)
         there, back = Moving(*end, whiten(self.metric(state.x), p)), state._replace(momentum=-z)
         return select(accepted, there, back), info
-
-    def propose(self, state: Evaluated | Moving, z: Tensor, u: Tensor, target: Target, temperature: float | Tensor,
-                step_size: float | Tensor, n_steps: int) -> Proposal:  # fmt: skip
-        """A trajectory that begins with the momentum $M^{1/2} z$, and the accept test at its end."""
-        metric = self.metric(state.x)
-        p = metric.momentum(z)
-        step_size = per_chain(step_size, state.x)
-        kick = step_size / per_chain(temperature, state.x)
-        x, q, energy, gradient = leapfrog(state.x, p, state.gradient, target, metric, step_size, kick, n_steps)
-        gain = kinetic(metric, q, u.dtype) - kinetic(metric, p, u.dtype)
-        log_ratio = ((state.energy - energy) / temperature - gain).to(u.dtype)
-        accepted, rate = accepts(log_ratio, u, state.energy, energy)
-        info = TrajectoryInfo(rate, lost(log_ratio), torch.full_like(accepted, n_steps, dtype=torch.int64))
-        return Proposal(Evaluated(x, energy, gradient), q, accepted, info)

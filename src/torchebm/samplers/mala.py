@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -16,7 +16,7 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, Evaluated, accepts
+from .acceptance import AcceptInfo, Evaluated, accepts, unsound
 from .warmup import PreconditionerWarmup, check_target_acceptance, given, tunable
 
 __all__ = ["MetropolisAdjustedLangevin"]
@@ -63,6 +63,7 @@ class MetropolisAdjustedLangevin(MarkovSampler):
     steps_per_block = 8
 
     step_size = Scheduled(above=0.0)
+    target_acceptance: Any = Setting(check_target_acceptance)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
@@ -71,7 +72,7 @@ class MetropolisAdjustedLangevin(MarkovSampler):
         super().__init__(model, **options)
         self.step_size = step_size
         self.preconditioner = preconditioner
-        self.target_acceptance = check_target_acceptance(target_acceptance)
+        self.target_acceptance = target_acceptance
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
         kind = "diagonal" if given(self, "preconditioner", self.preconditioner) is None else None
@@ -155,7 +156,7 @@ class MetropolisAdjustedLangevin(MarkovSampler):
         correction = sum_event((here + there) * (0.5 * move - 0.25 * drift * c * (there - here)))
         log_ratio = (((state.energy - new.energy) + correction) / temperature).to(u.dtype)
         accepted, rate = accepts(log_ratio, u, state.energy, new.energy)
-        return select(accepted, new, state), AcceptInfo(rate, ~log_ratio.isfinite())
+        return select(accepted, new, state), AcceptInfo(rate, unsound(log_ratio, state.energy, new.energy))
 
 
 def _check_diagonal(preconditioner: Tensor) -> None:

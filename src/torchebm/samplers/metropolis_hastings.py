@@ -1,13 +1,13 @@
 """Random-walk Metropolis-Hastings."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -16,7 +16,7 @@ from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, select
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, accepts
+from .acceptance import AcceptInfo, accepts, unsound
 from .warmup import Warmup, check_target_acceptance, tunable
 
 __all__ = ["MetropolisHastings"]
@@ -62,13 +62,14 @@ class MetropolisHastings(MarkovSampler):
     steps_per_block = 16
 
     proposal_scale = Scheduled(above=0.0)
+    target_acceptance: Any = Setting(check_target_acceptance)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  proposal_scale: float | BaseScheduler | Callable[[int], float] = 0.1, *,
                  target_acceptance: float | None = 0.234, **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.proposal_scale = proposal_scale
-        self.target_acceptance = check_target_acceptance(target_acceptance)
+        self.target_acceptance = target_acceptance
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
         return Warmup(self, n_warmup) if tunable(self) else None
@@ -93,4 +94,4 @@ class MetropolisHastings(MarkovSampler):
         new = Weighed(x, target.energy(x))
         log_ratio = (state.energy - new.energy).to(u.dtype) / temperature
         accepted, rate = accepts(log_ratio, u, state.energy, new.energy)
-        return select(accepted, new, state), AcceptInfo(rate, ~log_ratio.isfinite())
+        return select(accepted, new, state), AcceptInfo(rate, unsound(log_ratio, state.energy, new.energy))

@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer, number
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
-from torchebm.core.schedulers import BaseScheduler, ConstantScheduler
+from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain, select, sum_event
 from torchebm.core.target import Target
 
 from .acceptance import Evaluated, accepts
-from .hamiltonian import HamiltonianSampler, Mass, lost, radical_inverse, whiten
+from .hamiltonian import HamiltonianSampler, Mass, decay, lost, radical_inverse, whiten
 from .microcanonical_tuning import MicrocanonicalWarmup
 from .warmup import check_target_acceptance
 
@@ -86,9 +86,8 @@ class MicrocanonicalLangevin(HamiltonianSampler):
             out.
         metropolised: Whether trajectories are accepted or rejected, so that the density is exact.
         desired_energy_var: Unadjusted, the mean square of the energy error of a step, for each dimension, that a
-            warm-up (`n_warmup`, `warm_up`) tunes h to; `None` for one that tunes nothing. The bias falls with it.
-        target_acceptance: Adjusted, the rate that a warm-up tunes h to; `None` for one that tunes nothing, adjusted or
-            not.
+            warm-up (`n_warmup`, `warm_up`) tunes h to; `None` leaves h as it is. The bias falls with it.
+        target_acceptance: Adjusted, the rate that a warm-up tunes h to; `None` leaves h as it is.
         adapt_mass: What a warm-up makes of the mass: `"diagonal"`, or `None` to leave it. A dense one is kept.
         max_leapfrog_steps: Bound on the steps of one transition, if adjusted.
         **options: `dtype`, `device`, `precision`.
@@ -100,8 +99,8 @@ class MicrocanonicalLangevin(HamiltonianSampler):
         transition, and one at the start. At temperature T, E / T takes the place of E. Of the integrators leapfrog was
         chosen, since it takes one gradient a step; those with two are more precise at twice the cost.
 
-        A warm-up tunes h, L and M from all chains alike, unless h or L follows a schedule. Since the speed is one,
-        chains that start many widths away take many steps to arrive: begin near, or warm up for longer.
+        A warm-up tunes h, L and M from all chains alike; an h or an L on a schedule stays on it. Since the speed is
+        one, chains that start many widths away take many steps to arrive: begin near, or warm up for longer.
 
     References: Robnik, De Luca, Silverstein & Seljak (2023), https://arxiv.org/abs/2212.08549; Robnik, Cohn-Gordon &
     Seljak (2025), https://arxiv.org/abs/2503.01707; for the turn, Ver Steeg & Galstyan (2021),
@@ -123,8 +122,16 @@ class MicrocanonicalLangevin(HamiltonianSampler):
     can_reject = False
     tuned_parameter = "step_size"
 
+    constructed = ("metropolised",)
+
     step_size = Scheduled(above=0.0)
     decoherence_length = Scheduled(above=0.0)
+    desired_energy_var: Any = Setting(
+        lambda value: None if value is None else number("desired_energy_var", value, above=0.0)
+    )
+    target_acceptance: Any = Setting(check_target_acceptance)
+    adapt_mass: Any = Setting(lambda value: _diagonal_or_none(value))
+    max_leapfrog_steps: Any = Setting(lambda value: integer("max_leapfrog_steps", value, at_least=1))
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
@@ -136,18 +143,18 @@ class MicrocanonicalLangevin(HamiltonianSampler):
         super().__init__(model, **options)
         if not isinstance(metropolised, bool):
             raise TypeError(f"metropolised must be True or False; got {metropolised!r}.")
-        if adapt_mass not in ("diagonal", None):
-            raise ValueError(f'adapt_mass must be "diagonal" or None; got {adapt_mass!r}.')
         self.step_size = step_size
         self.decoherence_length = decoherence_length
         self.mass = mass
         self.can_reject = metropolised
-        if desired_energy_var is not None:
-            desired_energy_var = number("desired_energy_var", desired_energy_var, above=0.0)
-        self.desired_energy_var = desired_energy_var
-        self.target_acceptance = check_target_acceptance(target_acceptance)
+        if metropolised and desired_energy_var not in (None, 5e-4):
+            raise TypeError("desired_energy_var is for metropolised=False; give target_acceptance.")
+        if not metropolised and target_acceptance not in (None, 0.9):
+            raise TypeError("target_acceptance is for metropolised=True; give desired_energy_var.")
+        self.desired_energy_var = None if metropolised else desired_energy_var
+        self.target_acceptance = target_acceptance if metropolised else None
         self.adapt_mass = adapt_mass
-        self.max_leapfrog_steps = integer("max_leapfrog_steps", max_leapfrog_steps, at_least=1)
+        self.max_leapfrog_steps = max_leapfrog_steps
 
     @property
     def metropolised(self) -> bool:
@@ -160,9 +167,8 @@ class MicrocanonicalLangevin(HamiltonianSampler):
         return None if self.metropolised else 8
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
-        fixed = all(isinstance(scheduler, ConstantScheduler) for scheduler in self.schedulers.values())
-        wanted = self.target_acceptance is not None and (self.metropolised or self.desired_energy_var is not None)
-        return MicrocanonicalWarmup(self, n_warmup) if fixed and wanted else None
+        warmup = MicrocanonicalWarmup(self, n_warmup)
+        return warmup if warmup.tuned_names() or warmup.tunes_mass else None
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
         table: dict[str, list[Any]] = dict(super().parameter_table(start, n_steps))
@@ -217,7 +223,7 @@ class MicrocanonicalLangevin(HamiltonianSampler):
             accepted, rate = accepts(-error, noise[1], state.energy, end.energy)
             taken = torch.full((len(x),), n, device=x.device)
             return select(accepted, end, state), TrajectoryInfo(rate, lost(-error), error, taken)
-        kept, gained = _decay(step_size / decoherence_length)
+        kept, gained = decay(step_size / decoherence_length)
         u = normalised(per_chain(kept, z) * state.direction + per_chain(gained * x[0].numel() ** -0.5, z) * z)
         end, u, gain, _ = isokinetic_leapfrog(
             x, u, state.gradient, _evaluated(target), metric, step_size, temperature, 1
@@ -311,6 +317,12 @@ def _polar(t: Float[Tensor, " chain *event"]) -> tuple[Float[Tensor, " chain"], 
     return largest * length, t / per_chain(torch.where(length > 0, length, 1.0), t)
 
 
+def _diagonal_or_none(kind: str | None) -> str | None:
+    if kind not in ("diagonal", None):
+        raise ValueError(f'adapt_mass must be "diagonal" or None; got {kind!r}.')
+    return kind
+
+
 def _energy_error(old: Any, new: Any, gain: Tensor, temperature: float | Tensor) -> Tensor:
     """The change of energy over temperature, in the dtype of directions."""
     return ((new.energy - old.energy) / temperature).to(gain.dtype) + gain
@@ -324,13 +336,6 @@ def _evaluate(x: Tensor, target: Target) -> tuple[Tensor, Tensor]:
 
 def _evaluated(target: Target) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return lambda x: _evaluate(x, target)
-
-
-def _decay(share: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
-    r"""What remains of a direction, and the length of the noise that is added: $e^{-s}$, $\sqrt{1 - e^{-2 s}}$."""
-    if isinstance(share, Tensor):
-        return torch.exp(-share), (-torch.expm1(-2 * share)) ** 0.5
-    return math.exp(-share), (-math.expm1(-2 * share)) ** 0.5
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torchebm.core.schedulers import ConstantScheduler
 from torchebm.core.target import Target
 
-from .estimation import DualAveraging, PooledMoments, find_step_size, is_live, mean_over, wide
+from .estimation import DualAveraging, PooledMoments, find_step_size, is_live, mean_over, renewed_covariance, wide
 from .hamiltonian import DenseMass, HamiltonianSampler, Mass, variances
-from .warmup import window_ends
+from .warmup import Tuning, window_ends
 
 __all__ = ["EnergyErrorControl", "MicrocanonicalWarmup", "autocorrelation_time"]
 
@@ -60,7 +60,21 @@ class EnergyErrorControl:
         return self.step_size
 
 
-class MicrocanonicalWarmup:
+class StandingStep:
+    """In the place of what tunes a step size, where nothing does.
+
+    Args:
+        step_size: As it is.
+    """
+
+    def __init__(self, step_size: float) -> None:
+        self.step_size = self.average = step_size
+
+    def update(self, *observed: Tensor) -> None:
+        """Learns nothing."""
+
+
+class MicrocanonicalWarmup(Tuning):
     r"""Tunes the step size, the decoherence length and the diagonal mass of `MicrocanonicalLangevin`.
 
     The mass comes from the variances of all chains, in windows that double, as in the warm-up of Hamiltonian samplers.
@@ -85,29 +99,39 @@ class MicrocanonicalWarmup:
     https://arxiv.org/abs/2603.18845
     """
 
-    names = ("step_size", "decoherence_length")
     share = 0.4  # of the autocorrelation length, that is the decoherence length
 
     def __init__(self, sampler: HamiltonianSampler, n_warmup: int) -> None:
-        self.sampler: Any = sampler
-        self.n_warmup = n_warmup
-        self._before = self._values()
-        self._given = {name: self._as_given(name, value) for name, value in self._before.items()}
+        kernel: Any = sampler
+        constant = {name: isinstance(s, ConstantScheduler) for name, s in sampler.schedulers.items()}
+        wanted = kernel.target_acceptance if kernel.metropolised else kernel.desired_energy_var
+        self.tunes_step = constant["step_size"] and wanted is not None
+        self.tunes_length = constant["decoherence_length"]
+        super().__init__(sampler, n_warmup)
+
+    def tuned_names(self) -> list[str]:
+        tuned = {"step_size": self.tunes_step, "decoherence_length": self.tunes_length}
+        return [name for name in tuned if tuned[name]]
+
+    @property
+    def tunes_mass(self) -> bool:
+        return self.sampler.adapt_mass is not None
 
     def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
         self._write(self._given)
         sampler, x = self.sampler, state.x
         self._target, self._generator, self._dim = target, generator, x.shape[1:].numel()
         metric = sampler.metric(x)
-        tail = 0 if sampler.metropolised else round(0.3 * self.n_warmup)
+        measures = self.tunes_length and not sampler.metropolised
+        tail = round(0.3 * self.n_warmup) if measures else 0
         self._ends, self._tail = window_ends(self.n_warmup - tail, len(x)), self.n_warmup - tail
-        self._tunes_mass = sampler.adapt_mass is not None and not isinstance(metric, DenseMass) and bool(self._ends)
+        self._renews_mass = self.tunes_mass and not isinstance(metric, DenseMass) and bool(self._ends)
         self._looks = set() if self._ends else self._later(0)
         self._draws: list[Tensor] = []
         self._alive = self._some(is_live(state))
         self._square = torch.zeros((), dtype=wide(x), device=x.device)
         self._i, self._counted = 0, 0
-        self._length = float(self._given["decoherence_length"].value(0))
+        self._length = float(sampler.schedulers["decoherence_length"].value(0))
         self._variance = variances(metric, x).to(wide(x))
         self._fast = True
         self._open_window(state)
@@ -115,7 +139,7 @@ class MicrocanonicalWarmup:
             self._note(state)
             self._renew_mass(state)
             self._open_window(state)
-        self._restart(state, float(self._given["step_size"].value(0)))
+        self._restart(state, float(sampler.schedulers["step_size"].value(0)))
         return state, self._parameters()
 
     def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
@@ -127,7 +151,7 @@ class MicrocanonicalWarmup:
             if i + 1 == self._ends[0]:
                 del self._ends[0]
                 self._close_window(state)
-        elif self._tail <= i and not self.sampler.metropolised:
+        elif self._tail <= i and self._tail < self.n_warmup:
             self._draws.append(self._some(state.x).flatten(1)[:, :: -(-self._dim // 256)].clone())
             self._alive = self._alive & self._some(live)
         if i + 1 in self._looks:
@@ -136,20 +160,12 @@ class MicrocanonicalWarmup:
 
     def finish(self) -> None:
         h = float(self._steps.average)
-        found: dict[str, Any] = {"step_size": h}
-        if self.n_warmup >= 20:
-            found["decoherence_length"] = self._decoherence_length(h)
-        self._write({name: ConstantScheduler(value) for name, value in found.items()})
-        self.sampler.untuned = {name: (value, self._given[name]) for name, value in self._values().items()}
+        found = {"step_size": ConstantScheduler(h)} if self.tunes_step else {}
+        if self.tunes_length and self.n_warmup >= 20:
+            found["decoherence_length"] = ConstantScheduler(self._decoherence_length(h))
         reached = "acceptance_rate" if self.sampler.metropolised else "energy_var"
-        self.sampler.tuning = found | {
-            "mass": "diagonal" if self._tunes_mass else None,
-            reached: float(self._square) / max(1, self._counted),
-            "n_warmup": self.n_warmup,
-        }
-
-    def abandon(self) -> None:
-        self._write(self._before)
+        rate = float(self._square) / max(1, self._counted)
+        self._keep(found, {"mass": "diagonal" if self._renews_mass else None, reached: rate})
 
     # step size and length ---------------------------------------------------------------------------------------------
 
@@ -170,7 +186,9 @@ class MicrocanonicalWarmup:
 
     def _parameters(self) -> dict[str, Any]:
         """For the next transition."""
-        now: dict[str, Any] = {"step_size": self._steps.step_size, "decoherence_length": self._length}
+        now: dict[str, Any] = {"step_size": self._steps.step_size} if self.tunes_step else {}
+        if self.tunes_length:
+            now["decoherence_length"] = self._length
         if self.sampler.metropolised:
             now["n_leapfrog_steps"] = self.sampler.trajectory_steps(self._i, self._mean_steps)
         return now
@@ -178,8 +196,12 @@ class MicrocanonicalWarmup:
     def _restart(self, state: Any, step_size: float) -> None:
         """Begins anew to learn the step size, from one that is near."""
         sampler = self.sampler
+        if not self.tunes_step:
+            self._steps: Any = StandingStep(float(sampler.schedulers["step_size"].value(0)))
+            self._mean_steps = self._length / self._steps.step_size
+            return
         if not sampler.metropolised:
-            self._steps: Any = EnergyErrorControl(step_size, sampler.desired_energy_var, self._dim, state.x)
+            self._steps = EnergyErrorControl(step_size, sampler.desired_energy_var, self._dim, state.x)
             return
         noise = tuple(buffer[0] for buffer in sampler.noise(state.x, 1))
         sampler.draw(noise, self._generator)
@@ -214,12 +236,12 @@ class MicrocanonicalWarmup:
 
     def _open_window(self, state: Any) -> None:
         self._moments = PooledMoments(state.x)
-        sloped = self._fast and bool(self._ends) and self._tunes_mass and self._given["mass"] is None
+        sloped = self._fast and bool(self._ends) and self._renews_mass and self._given["mass"] is None
         self._slopes = PooledMoments(state.x) if sloped else None
 
     def _note(self, state: Any) -> None:
         live = is_live(state)
-        x = state.x if self._tunes_mass else _rescaled(self.sampler.metric(state.x), state.x)
+        x = state.x if self._renews_mass else _rescaled(self.sampler.metric(state.x), state.x)
         self._moments.add(x, live)
         if self._slopes is not None:
             self._slopes.add(state.gradient, live)
@@ -227,8 +249,8 @@ class MicrocanonicalWarmup:
     def _close_window(self, state: Any) -> None:
         """The mass and the length follow from the window, and the step size is learned anew."""
         h, before = float(self._steps.average), self._variance
-        if not self._tunes_mass:
-            self._length = math.sqrt(float(self._moments.covariance.sum())) or self._length
+        if not self._renews_mass:
+            self._set_length(math.sqrt(float(self._moments.covariance.sum())))
         elif not self._fast or self._slopes is not None:
             self._renew_mass(state)
         if not self.sampler.metropolised:  # where coordinates are stretched, so are steps
@@ -239,30 +261,15 @@ class MicrocanonicalWarmup:
         self._looks = self._later(self._i)
 
     def _renew_mass(self, state: Any) -> None:
-        """Shrunk towards a thousandth of the variances in force, so that the units of x do not matter."""
-        variance, n = self._moments.covariance, self._moments.count
-        if self._slopes is not None:
-            ratio = (variance / self._slopes.covariance).sqrt()
-            variance = torch.where(ratio.isfinite() & (ratio > 0), ratio, self._variance)
-        else:
-            variance = variance * (n / (n + 5)) + 1e-3 * self._variance * 5 / (n + 5)
-        self._variance, self._length = variance, math.sqrt(self._dim)
+        self._variance = renewed_covariance(self._moments, self._slopes, self._variance)
+        self._set_length(math.sqrt(self._dim))
         dtype = torch.promote_types(state.x.dtype, torch.float32)
-        self.sampler.mass = (1 / variance).to(dtype).view(state.x.shape[1:])
+        self.sampler.mass = (1 / self._variance).to(dtype).view(state.x.shape[1:])
 
-    # what is written to the sampler -----------------------------------------------------------------------------------
-
-    def _values(self) -> dict[str, Any]:
-        return {name: self.sampler.schedulers[name] for name in self.names} | {"mass": self.sampler.mass}
-
-    def _as_given(self, name: str, value: Any) -> Any:
-        """What the user gave, where `value` is what an earlier warm-up made of it."""
-        made, given = self.sampler.untuned.get(name, (None, None))
-        return given if made is value and made is not None else value
-
-    def _write(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            setattr(self.sampler, name, value)
+    def _set_length(self, length: float) -> None:
+        """Unless it is on a schedule, or says nothing."""
+        if self.tunes_length and length:
+            self._length = length
 
 
 def autocorrelation_time(draws: Float[Tensor, "draw chain component"]) -> float:

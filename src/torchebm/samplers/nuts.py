@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
@@ -17,7 +17,7 @@ from torchebm.core.shapes import per_chain, select, sum_event
 from torchebm.core.target import Target
 
 from .acceptance import Evaluated
-from .hamiltonian import MAX_ENERGY_ERROR, HamiltonianSampler, leapfrog
+from .hamiltonian import MAX_ENERGY_ERROR, HamiltonianSampler, kinetic, leapfrog
 from .warmup import MassKind, Warmup, check_mass_kind, check_target_acceptance, tunable
 
 __all__ = ["NoUTurnSampler"]
@@ -73,7 +73,7 @@ class NoUTurnSampler(HamiltonianSampler):
         mass: $M$: a positive number, a tensor of the event's shape (diagonal), or a matrix over the flattened event
             (dense). Best near the inverse covariance. Identity if left out.
         target_acceptance: The acceptance rate that a warm-up (`n_warmup`, `warm_up`) tunes $h$ to; raise it if chains
-            diverge. `None` for a warm-up that tunes nothing. A step size that is on a schedule is not tuned.
+            diverge. `None` leaves $h$ as it is, and so does a schedule of its own; the mass is found all the same.
         adapt_mass: What a warm-up makes of the mass: `"diagonal"`, `"dense"`, or `None` to leave it. It begins with
             the mass given, and keeps a dense one dense.
         **options: `dtype`, `device`, `precision`.
@@ -101,20 +101,24 @@ class NoUTurnSampler(HamiltonianSampler):
     steps_per_block = None
 
     step_size = Scheduled(above=0.0)
+    max_tree_depth: Any = Setting(lambda value: integer("max_tree_depth", value, at_least=1))
+    target_acceptance: Any = Setting(check_target_acceptance)
+    adapt_mass: Any = Setting(check_mass_kind)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1, max_tree_depth: int = 10,
-                 mass: float | Float[Tensor, "..."] | None = None, target_acceptance: float | None = 0.8, *,
-                 adapt_mass: MassKind | None = "diagonal", **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
+                 mass: float | Float[Tensor, "..."] | None = None, *,
+                 target_acceptance: float | None = 0.8, adapt_mass: MassKind | None = "diagonal",
+                 **options: Unpack[SamplerOptions]) -> None:  # fmt: skip
         super().__init__(model, **options)
         self.step_size = step_size
-        self.max_tree_depth = integer("max_tree_depth", max_tree_depth, at_least=1)
+        self.max_tree_depth = max_tree_depth
         self.mass = mass
-        self.target_acceptance = check_target_acceptance(target_acceptance)
-        self.adapt_mass = check_mass_kind(adapt_mass)
+        self.target_acceptance = target_acceptance
+        self.adapt_mass = adapt_mass
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
-        return TreeWarmup(self, n_warmup, self.adapt_mass) if tunable(self) else None
+        return TreeWarmup(self, n_warmup, self.adapt_mass) if self.adapt_mass or tunable(self) else None
 
     def init(self, x: Tensor, target: Target, generator: torch.Generator | None) -> Evaluated:
         self.metric(x)  # a mass that does not fit is refused before the model is evaluated
@@ -150,7 +154,7 @@ class NoUTurnSampler(HamiltonianSampler):
 
         p = metric.momentum(xi)
         velocity = metric.velocity(p)
-        kinetic = 0.5 * sum_event(p * velocity)
+        started = kinetic(metric, p, u.dtype, velocity)
         # A chain at a point that is not finite has no weight to keep, and no energy to lose: any finite point will do.
         stranded = ~state.energy.isfinite()
         origin = torch.where(stranded, 0.0, state.energy)
@@ -178,7 +182,8 @@ class NoUTurnSampler(HamiltonianSampler):
             )
             velocity = metric.velocity(p)
             here = Phase(x, p, velocity, gradient)
-            log_weight = ((origin - energy) / temperature + (kinetic - 0.5 * sum_event(p * velocity))).to(u.dtype)
+            gain = kinetic(metric, p, u.dtype, velocity) - started
+            log_weight = ((origin - energy) / temperature - gain).to(u.dtype)
             sound = (log_weight > lowest) & (log_weight < torch.inf)  # NaN compares false
             n_steps = n_steps + walking
             diverging = diverging | (walking & ~sound)

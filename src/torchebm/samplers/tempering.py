@@ -60,7 +60,7 @@ class ParallelTempering(MarkovSampler):
 
     Args:
         model: The energy, or a sampler of any kind that moves the replicas.
-        inner: The class of the inner sampler, where `model` is an energy.
+        inner: The class of the inner sampler, where `model` is an energy; `HamiltonianMonteCarlo` if left out.
         temperatures: $T_i$, rising from 1. A warm-up leaves them as they are.
         n_temperatures: Otherwise, how many there are, 8 if left out; they form a geometric series, which a warm-up
             tunes.
@@ -103,14 +103,16 @@ class ParallelTempering(MarkovSampler):
     """Of the inner sampler, if it has one."""
 
     def __init__(self, model: MarkovSampler | BaseModel | Callable[..., Tensor], *,
-                 inner: type[MarkovSampler] = HamiltonianMonteCarlo, temperatures: Sequence[float] | None = None,
+                 inner: type[MarkovSampler] | None = None, temperatures: Sequence[float] | None = None,
                  n_temperatures: int | None = None, max_temperature: float | None = None, swap_every: int = 1,
                  **options: Any) -> None:  # fmt: skip
         if isinstance(model, MarkovSampler):
-            if options:
-                raise TypeError(f"{type(model).__name__} is a sampler already: set {', '.join(options)} there.")
+            given = [*options, *([] if inner is None else ["inner"])]
+            if given:
+                raise TypeError(f"{type(model).__name__} is a sampler already: leave {', '.join(given)} out.")
             moves = model
         else:
+            inner = HamiltonianMonteCarlo if inner is None else inner
             if not (isinstance(inner, type) and issubclass(inner, MarkovSampler)):
                 raise TypeError(f"inner must be a class of samplers, such as HamiltonianMonteCarlo; got {inner!r}.")
             moves = inner(model, **options)
@@ -177,21 +179,26 @@ class ParallelTempering(MarkovSampler):
         """What the inner sampler keeps, the ladder, and the report of a warm-up."""
         inner = self.inner.state_dict()
         tuning = None if self.tuning is None else dict(self.tuning)
-        own = {"temperatures": list(self.temperatures), "tuning": tuning, "inner_tuning": inner["tuning"]}
-        return inner | own
+        own = {
+            "sampler": type(self).__name__,
+            "temperatures": list(self.temperatures),
+            "swap_every": self.swap_every,
+            "tuning": tuning,
+        }
+        return inner | own | {"inner_sampler": inner["sampler"], "inner_tuning": inner["tuning"]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        inner = dict(state)
-        if "temperatures" not in inner or "inner_tuning" not in inner:
+        inner, own = dict(state), ("temperatures", "swap_every", "inner_sampler", "inner_tuning")
+        if state.get("sampler") != type(self).__name__ or not {"tuning", *own} <= set(inner):
             raise ValueError(
                 f"the saved state of another kind of sampler: {type(self).__name__} has temperatures, the state only "
                 f"{', '.join(sorted(inner))}."
             )
-        temperatures, tuning = inner.pop("temperatures"), inner["tuning"]
-        inner["tuning"] = inner.pop("inner_tuning")
+        tuning = inner["tuning"]
+        temperatures, swap_every, inner["sampler"], inner["tuning"] = (inner.pop(name) for name in own)
         self.inner.load_state_dict(inner)
         self._set_ladder(temperatures)
-        self.tuning = tuning
+        self.swap_every, self.tuning = integer("swap_every", swap_every, at_least=1), tuning
 
     def adaptation(self, n_warmup: int) -> Adaptation:
         return LadderTuning(self, n_warmup)

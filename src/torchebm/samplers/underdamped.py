@@ -1,14 +1,13 @@
 """Underdamped Langevin dynamics."""
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchebm.core.adaptation import Adaptation
+from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
@@ -17,7 +16,7 @@ from torchebm.core.shapes import add_scaled, per_chain, select
 from torchebm.core.target import Target
 
 from .acceptance import AcceptInfo, accepts
-from .hamiltonian import HamiltonianSampler, Mass, kinetic, leapfrog, lost
+from .hamiltonian import HamiltonianSampler, Mass, decay, kinetic, leapfrog, lost
 from .langevin import Info
 from .warmup import Warmup, check_target_acceptance, tunable
 
@@ -56,7 +55,7 @@ class UnderdampedLangevin(HamiltonianSampler):
         metropolised: Whether steps are accepted or rejected, so that the density is exact.
         target_acceptance: The rate that a warm-up (`n_warmup`, `warm_up`) tunes $h$ to, if steps are metropolised, and
             high, so that a chain keeps its direction for some twenty steps; mass and friction stay as they are. `None`
-            for one that tunes nothing. A step size that is on a schedule is not tuned.
+            leaves $h$ as it is, and so does a schedule of its own.
         **options: `dtype`, `device`, `precision`.
 
     Note:
@@ -81,8 +80,11 @@ class UnderdampedLangevin(HamiltonianSampler):
     steps_per_block = 8
     tuned_parameter = "step_size"
 
+    constructed = ("metropolised",)
+
     step_size = Scheduled(above=0.0)
     friction = Scheduled(above=0.0)
+    target_acceptance: Any = Setting(check_target_acceptance)
 
     def __init__(self, model: BaseModel | Callable[..., Tensor],
                  step_size: float | BaseScheduler | Callable[[int], float] = 0.1,
@@ -96,7 +98,9 @@ class UnderdampedLangevin(HamiltonianSampler):
         self.friction = friction
         self.mass = mass
         self.can_reject = metropolised
-        self.target_acceptance = check_target_acceptance(target_acceptance)
+        if not metropolised and target_acceptance not in (None, 0.95):
+            raise TypeError("target_acceptance is for metropolised=True: unadjusted steps are all accepted.")
+        self.target_acceptance = target_acceptance if metropolised else None
 
     def adaptation(self, n_warmup: int) -> Adaptation | None:
         return Warmup(self, n_warmup) if self.metropolised and tunable(self) else None
@@ -129,7 +133,7 @@ class UnderdampedLangevin(HamiltonianSampler):
         x, p, _, gradient = state
         metric = self.metric(x)
         h, kick = per_chain(step_size, x), per_chain(step_size / temperature, x)  # momenta are those of temperature 1
-        kept, gained = _decay(step_size * friction)
+        kept, gained = decay(step_size * friction)
         fresh = per_chain(gained, x) * metric.momentum(noise[0])
         kept = per_chain(kept, x)
         if self.metropolised:
@@ -159,10 +163,3 @@ class UnderdampedLangevin(HamiltonianSampler):
         if not self.metropolised:
             gradient = gradient + per_chain((energy - energy).to(x.dtype), gradient)
         return energy, gradient
-
-
-def _decay(rate: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
-    """What remains of a momentum, and the scale of what noise adds to it."""
-    if isinstance(rate, Tensor):
-        return torch.exp(-rate), (-torch.expm1(-2 * rate)) ** 0.5
-    return math.exp(-rate), (-math.expm1(-2 * rate)) ** 0.5

@@ -1,5 +1,6 @@
 """Warm-up: step size by dual averaging, mass from the moments of all chains in windows that double."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -13,10 +14,19 @@ from torchebm.core.random import normal_
 from torchebm.core.schedulers import ConstantScheduler
 from torchebm.core.target import Target
 
-from .estimation import DualAveraging, PooledMoments, find_step_size, finite_rates, is_live, mean_over, wide
+from .estimation import (
+    DualAveraging,
+    PooledMoments,
+    find_step_size,
+    finite_rates,
+    is_live,
+    mean_over,
+    renewed_covariance,
+    wide,
+)
 from .hamiltonian import DenseMass, kinetic, leapfrog, variances
 
-__all__ = ["MassKind", "PreconditionerWarmup", "Warmup", "window_ends"]
+__all__ = ["MassKind", "PreconditionerWarmup", "Tuning", "Warmup", "window_ends"]
 
 MassKind = Literal["diagonal", "dense"]
 
@@ -41,8 +51,56 @@ def window_ends(n_warmup: int, n_chains: int) -> list[int]:
     return [*ends, last]
 
 
-class Warmup:
+class Tuning:
+    """What warm-ups share: they begin with what the user gave, and write to the sampler what they find.
+
+    Args:
+        sampler: Whose parameters.
+        n_warmup: Transitions to come.
+    """
+
+    scale = "mass"
+    """The attribute of the sampler that holds it."""
+
+    def __init__(self, sampler: MarkovSampler, n_warmup: int) -> None:
+        self.sampler: Any = sampler
+        self.n_warmup = n_warmup
+        self._before = self._values()
+        self._given = {name: given(sampler, name, value) for name, value in self._before.items()}
+
+    def abandon(self) -> None:
+        self._write(self._before)
+
+    def tuned_names(self) -> list[str]:
+        """Scheduled parameters that change."""
+        raise NotImplementedError
+
+    @property
+    def tunes_mass(self) -> bool:
+        """Whether a mass is estimated."""
+        raise NotImplementedError
+
+    def _values(self) -> dict[str, Any]:
+        scale = {self.scale: getattr(self.sampler, self.scale)} if self.tunes_mass else {}
+        return {name: self.sampler.schedulers[name] for name in self.tuned_names()} | scale
+
+    def _write(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self.sampler, name, value)
+
+    def _keep(self, found: dict[str, ConstantScheduler], report: dict[str, Any]) -> None:
+        """Writes what was found, with what was given before, and the summary."""
+        self._write(found)
+        made = {name: (value, self._given[name]) for name, value in self._values().items()}
+        self.sampler.untuned = {**self.sampler.untuned, **made}
+        values = {name: value.start_value for name, value in found.items()}
+        self.sampler.tuning = values | report | {"n_warmup": self.n_warmup}
+
+
+class Warmup(Tuning):
     """Tunes the parameter that a sampler names in `tuned_parameter` to its `target_acceptance`, and its mass.
+
+    Each is tuned whatever becomes of the other: a parameter on a schedule, or without a target, stays as it is.
 
     All chains count alike: the acceptance rate of a transition is their mean, and the mass comes from their pooled
     draws. Chains that stand where the energy is not finite are left out. The host reads tensors at the start, where
@@ -64,21 +122,14 @@ class Warmup:
     first mass, Seyboldt, Carlson & Carpenter (2026), https://arxiv.org/abs/2603.18845
     """
 
-    scale = "mass"
-    """The attribute of the sampler that holds it."""
-
     def __init__(self, sampler: MarkovSampler, n_warmup: int, mass: MassKind | None = None) -> None:
-        if sampler.tuned_parameter is None or sampler.target_acceptance is None:
-            raise ValueError(f"{type(sampler).__name__} names no parameter to tune, or no acceptance rate to tune to.")
-        self.sampler: Any = sampler
-        self.n_warmup, self.mass = n_warmup, mass
-        self.name, self.target_acceptance = sampler.tuned_parameter, sampler.target_acceptance
-        self._before = self._values()
-        self._given = {name: given(sampler, name, value) for name, value in self._before.items()}
+        self.mass, self.tunes_step = mass, tunable(sampler)
+        self.name, self.target_acceptance = cast(str, sampler.tuned_parameter), cast(float, sampler.target_acceptance)
+        super().__init__(sampler, n_warmup)
 
     def begin(self, state: Any, target: Target, generator: torch.Generator | None) -> tuple[Any, dict[str, Any]]:
         self._write(self._given)
-        self.n_done = 0
+        self.n_done, self._dtype = 0, state.x.dtype
         self._target, self._generator = target, generator
         ends = window_ends(self.n_warmup, len(state.x))
         self._ends = [ends[0] // 2, *(ends if self.mass else ends[:1])] if ends else []
@@ -86,25 +137,26 @@ class Warmup:
         if self.mass:
             self.variance = self.in_force(state.x).to(wide(state.x))  # [d]
         self._arrears = torch.zeros(len(state.x), dtype=wide(state.x), device=state.x.device)
-        self.patience = 3 / self.target_acceptance
+        self.patience = 3 / self.target_acceptance if self.tunes_step else math.inf
         self._open_window(state)
         if self._slopes is not None and len(state.x) >= 8:
             self._note(state)
             self._renew_mass(state.x)
             self._open_window(state)
-        self._restart(state, float(self._given[self.name].value(0)))
+        self._restart(state, float(self.sampler.schedulers[self.name].value(0)))
         return state, self.parameters()
 
     def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
         live, self.n_done = is_live(state), i + 1
-        if self.in_fast_phase:
+        if self.tunes_step and self.in_fast_phase:
             acceptance = torch.where(live, finite_rates(info), self.target_acceptance)
         else:
             acceptance = self.acceptance(info, live & ~self.straggling)
-        self.dual.update(acceptance)
-        self._reached = self._reached + acceptance
+        if self.tunes_step:
+            self.dual.update(acceptance)
+        self._reached, self._n_seen = self._reached + acceptance, self._n_seen + 1
         if self._ends:
-            if not self.in_fast_phase:
+            if self.tunes_step and not self.in_fast_phase:
                 self._look_behind(info, live)
             self._note(state)
             if i + 1 == self._ends[0]:
@@ -113,17 +165,9 @@ class Warmup:
         return self.parameters()
 
     def finish(self) -> None:
-        found = {self.name: ConstantScheduler(float(self.dual.average))} | self.found()
-        self._write(found)
-        self.sampler.untuned = {name: (value, self._given[name]) for name, value in self._values().items()}
-        self.sampler.tuning = {name: value.start_value for name, value in found.items()} | {
-            self.scale: self.mass,
-            "acceptance_rate": float(self._reached / max(1, self.dual.t)),
-            "n_warmup": self.n_warmup,
-        }
-
-    def abandon(self) -> None:
-        self._write(self._before)
+        found = {self.name: ConstantScheduler(float(self.dual.average))} if self.tunes_step else {}
+        rate = float(self._reached / max(1, self._n_seen))
+        self._keep(found | self.found(), {self.scale: self.mass, "acceptance_rate": rate})
 
     # what a subclass may do otherwise ---------------------------------------------------------------------------------
 
@@ -133,15 +177,14 @@ class Warmup:
 
     def parameters(self) -> dict[str, Any]:
         """For the next transition."""
-        return {self.name: self.step_size}
+        return {self.name: self.step_size} if self.tunes_step else {}
 
     def found(self) -> dict[str, ConstantScheduler]:
         """Scheduled parameters to keep, beside the step size."""
         return {}
 
     def tuned_names(self) -> list[str]:
-        """Scheduled parameters that change."""
-        return [self.name]
+        return [self.name] if self.tunes_step else []
 
     def in_force(self, x: Tensor) -> Float[Tensor, " d"]:
         """What the mass that was given takes for the variances of x; one that is dense is kept dense."""
@@ -156,6 +199,10 @@ class Warmup:
         return (1 / covariance).view(event)
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def tunes_mass(self) -> bool:
+        return self.mass is not None
 
     @property
     def in_fast_phase(self) -> bool:
@@ -180,14 +227,6 @@ class Warmup:
         arrears = self._arrears + (1 - finite_rates(info) / (0.75 * self.target_acceptance))
         self._arrears = torch.where(live, arrears.clamp(0, self.patience + 30), 0.0)
 
-    def _values(self) -> dict[str, Any]:
-        scale = {self.scale: getattr(self.sampler, self.scale)} if self.mass else {}
-        return {name: self.sampler.schedulers[name] for name in self.tuned_names()} | scale
-
-    def _write(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            setattr(self.sampler, name, value)
-
     def _open_window(self, state: Any) -> None:
         """Moments of x, and in the fast phase those of the gradient, unless the user knew a mass to start from."""
         dense = self.mass == "dense" and not self.in_fast_phase
@@ -199,8 +238,11 @@ class Warmup:
         if self.mass and (not self.in_fast_phase or self._slopes is not None):
             self._renew_mass(state.x)
         self._n_fast = max(0, self._n_fast - 1)
-        average = self.dual.average
-        self._restart(state, float(average[is_live(state)].median() if average.ndim else average))
+        step_size = self.first_step
+        if self.tunes_step:
+            average = self.dual.average
+            step_size = float(average[is_live(state)].median() if average.ndim else average)
+        self._restart(state, step_size)
         self._open_window(state)
 
     def _note(self, state: Any) -> None:
@@ -211,27 +253,20 @@ class Warmup:
             self._slopes.add(state.gradient, live)
 
     def _renew_mass(self, x: Tensor) -> None:
-        """Stan's shrinkage, towards a thousandth of the variances in force, so that the units of x do not matter."""
-        moments = cast(PooledMoments, self._moments)
-        covariance, n = moments.covariance, moments.count
-        if self._slopes is not None:
-            ratio = (covariance / self._slopes.covariance).sqrt()
-            covariance = torch.where(ratio.isfinite() & (ratio > 0), ratio, self.variance)
-        else:
-            floor = 1e-3 * self.variance * 5 / (n + 5)
-            covariance = covariance * (n / (n + 5)) + (floor.diag() if covariance.ndim == 2 else floor)
+        covariance = renewed_covariance(cast(PooledMoments, self._moments), self._slopes, self.variance)
         self.variance = covariance.diagonal() if covariance.ndim == 2 else covariance
         scale = self.as_scale(covariance, x.shape[1:])
         setattr(self.sampler, self.scale, scale.to(torch.promote_types(x.dtype, torch.float32)))
 
     def _restart(self, state: Any, step_size: float) -> None:
         """The search, and dual averaging from there."""
-        step_size = find_step_size(self._trial(state), step_size, self.target_acceptance)
-        self._dtype = state.x.dtype
-        self.dual = DualAveraging(step_size, self.target_acceptance, state.x)
-        if not self._ends:
-            self._arrears = torch.zeros_like(self._arrears)
-        self._reached = torch.zeros((), dtype=wide(state.x), device=state.x.device)
+        if self.tunes_step:
+            step_size = find_step_size(self._trial(state), step_size, self.target_acceptance)
+            self.dual = DualAveraging(step_size, self.target_acceptance, state.x)
+            if not self._ends:
+                self._arrears = torch.zeros_like(self._arrears)
+        self.first_step = step_size
+        self._reached, self._n_seen = torch.zeros((), dtype=wide(state.x), device=state.x.device), 0
 
     def _trial(self, state: Any) -> Callable[[float], float]:
         """`step size -> acceptance rate` of one transition, or leapfrog, with the same noise for each."""
@@ -286,7 +321,7 @@ def check_mass_kind(kind: str | None) -> MassKind | None:
 
 
 def tunable(sampler: MarkovSampler) -> bool:
-    """Whether warm-up has something to tune: a target, and a parameter that is not on a schedule of its own."""
+    """Whether there is a parameter to tune: one with a target, that is not on a schedule of its own."""
     names = sampler.tuned_parameter, sampler.target_acceptance
     return None not in names and isinstance(sampler.schedulers[str(names[0])], ConstantScheduler)
 
