@@ -168,7 +168,10 @@ def test_a_length_on_a_schedule_is_left_alone(generator):
     assert alone.tuning["step_size"] == alone.step_size
 
 
-@pytest.mark.parametrize("options", [{"step_size": lambda k: 0.5 / (1 + k)}, {"target_acceptance": None}], ids=str)
+LEFT_ALONE = {"scheduled": {"step_size": lambda k: 0.5 / (1 + k)}, "without a target": {"target_acceptance": None}}
+
+
+@pytest.mark.parametrize("options", LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_the_length_is_learned_at_a_step_size_that_is_left_alone(options, generator):
     given = {"step_size": 0.3} | options
     sampler = ChEESHamiltonianMonteCarlo(normal(torch.tensor([1.0, 100.0], dtype=F64).diag()), **given)
