@@ -63,6 +63,7 @@ def test_python(page, tmp_path, monkeypatch, request):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch.compile turns it off for good
     if "torchebm.diagnostics" in "".join(blocks(page, "python")):
         pytest.importorskip("arviz")
     if "runs/digits" in "".join(blocks(page, "python")):
