@@ -111,6 +111,19 @@ def test_conditions_and_temperatures_compile_nothing(backend, seeded):
     assert backend.traced == 1
 
 
+def test_conditions_may_be_lists(backend, seeded):
+    class Sum(BaseModel):
+        def forward(self, x, shifts):
+            return sum((x - shift).square().sum(-1) for shift in shifts)
+
+    plain, compiled = (LangevinDynamics(Sum(), step_size=0.1) for _ in range(2))
+    compiled.compile(block=2, backend=backend)
+    options = {"n_steps": 2, "model_kwargs": {"shifts": [torch.ones(2), torch.zeros(2)]}}
+    x = torch.ones(3, 2)
+    got, expected = (sampler.sample(x, generator=seeded(), **options) for sampler in (compiled, plain))
+    torch.testing.assert_close(got, expected)
+
+
 def test_many_chains_get_shorter_blocks(backend, monkeypatch, seeded):
     """Noise for a whole block of them would fill the memory."""
     monkeypatch.setattr("torchebm.core.compiled._MOST_NOISE", 3 * 10)

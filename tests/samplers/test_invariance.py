@@ -64,6 +64,7 @@ SETTINGS = {
     "microcanonical, small steps": lambda model: MicrocanonicalLangevin(model, 0.3, 1.0, metropolised=True),
     "microcanonical, large steps": lambda model: MicrocanonicalLangevin(model, 1.5, 2.0, metropolised=True),
     "microcanonical, far too large steps": lambda model: MicrocanonicalLangevin(model, 6.0, 10.0, metropolised=True),
+    "microcanonical, one step": lambda model: MicrocanonicalLangevin(model, 1.0, 1.0, metropolised=True),
     "microcanonical, heavy": lambda model: MicrocanonicalLangevin(model, 1.2, 2.0, mass=2.5, metropolised=True),
 }
 

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torchebm.core import (
     BaseModel,
     EnergyModel,
-    GaussianMixtureModel,
     GaussianModel,
     HarmonicModel,
     LinearScheduler,
@@ -426,30 +425,6 @@ def test_skewed(make, n_steps, gumbel, generator, agrees, has_mean):
     has_mean((y - x).sum(1), 0.0)  # in pairs: sharper
 
 
-@pytest.mark.parametrize("n_steps", [1, 20])
-def test_two_modes(make, n_steps, generator, agrees):
-    means, scales, weights = [[-1.5, 0.0], [1.0, 2.0]], [0.5, 1.2], [0.3, 0.7]
-    model = GaussianMixtureModel(
-        torch.tensor(means, dtype=F64), scales=torch.tensor(scales, dtype=F64), weights=weights
-    )
-    y = make(model).sample(model.sample(M, generator=generator), n_steps=n_steps, generator=generator)
-    for direction in ([1.0, 0.0], [0.0, 1.0], [0.6, -0.8]):
-
-        def cdf(t, direction=direction):
-            at = np.array(means) @ direction
-            return sum(w * scipy.stats.norm.cdf((t - m) / s) for w, m, s in zip(weights, at, scales, strict=True))
-
-        agrees(y @ torch.tensor(direction, dtype=F64), cdf)
-
-
-def test_images(make, gumbel, generator, agrees, has_mean):
-    x = gumbel.sample(M // 16, 1, 4, 4, generator=generator)
-    y = make(gumbel).sample(x, n_steps=5, generator=generator)
-    assert y.shape == x.shape
-    agrees(y, gumbel.cdf)
-    has_mean(y.sum((1, 2, 3)), 16 * np.euler_gamma)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_half_space(make, dtype, generator, agrees):
     """x - 2 log x, NaN below zero: Gamma densities against walls."""
@@ -462,28 +437,6 @@ def test_half_space(make, dtype, generator, agrees):
     agrees(y, scipy.stats.gamma(3).cdf)
     assert noted["acceptance_rate"].isfinite().all()
     assert (noted["acceptance_rate"][noted["diverging"]] == 0).all()
-
-
-def test_box(make, generator, agrees):
-    """A slope between walls of infinite energy."""
-    law = scipy.stats.truncexpon(1)
-    x = torch.from_numpy(law.ppf(torch.rand(M // 2, 2, dtype=F64, generator=generator).numpy()))
-    inside = EnergyModel(lambda x: torch.where((x >= 0) & (x <= 1), x, torch.inf).sum(-1))
-    agrees(make(inside).sample(x, n_steps=20, generator=generator), law.cdf)
-
-
-def test_one_temperature_a_chain(make, gumbel, generator, agrees):
-    """At temperature T, exp(-x) / T follows a Gamma law of shape 1 / T."""
-    T = torch.tensor([0.5, 1.0, 2.5], dtype=F64).repeat(M // 6)
-    u = torch.rand(2, len(T), dtype=F64, generator=generator)
-    x = -torch.log(T * torch.from_numpy(scipy.stats.gamma.ppf(u.numpy(), 1 / T.numpy()))).T.contiguous()
-    sampler, target = make(gumbel), Target(gumbel)
-    with torch.no_grad():
-        y = sampler.advance(
-            sampler.init(x, target, generator), 0, 10, target=target, generator=generator, temperature=T
-        ).x
-    for temperature in (0.5, 1.0, 2.5):
-        agrees(torch.exp(-y[temperature == T]) / temperature, scipy.stats.gamma(1 / temperature).cdf)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "dense"])

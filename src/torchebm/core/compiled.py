@@ -261,8 +261,8 @@ def _column(values: Sequence[float | Tensor], device: torch.device, dtype: torch
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """Everything in nested tuples and dicts, with the names of the dicts."""
-    if isinstance(tree, tuple):
+    """Everything in nested tuples, lists and dicts, with the names of the dicts."""
+    if isinstance(tree, (tuple, list)):
         return [leaf for branch in tree for leaf in _leaves(branch)]
     if isinstance(tree, dict):
         return [leaf for item in tree.items() for leaf in _leaves(item)]
