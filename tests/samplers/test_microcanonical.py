@@ -688,7 +688,7 @@ def test_the_number_of_steps_follows_the_step_size(generator):
         for i in range(300):
             sampler.draw(noise, generator)
             state, info = sampler.step(state, noise, target, **now)
-            now = warmup.update(i, state, info)
+            state, now = warmup.update(i, state, info)
             if i + 1 - last in (5, 10, 20, 40):
                 mean = 3**0.5 / float(warmup._steps.average)
             if mean is not None:
@@ -835,7 +835,7 @@ def test_the_host_reads_nothing_between_the_ends_of_windows(metropolised, monkey
             reads.clear()
             sampler.draw(noise, generator)
             state, info = sampler.step(state, noise, target, **now)
-            now = warmup.update(i, state, info)
+            state, now = warmup.update(i, state, info)
             if i > 0 and not {i, i + 1} & (looks | set(ends)):  # a new mass is checked in the step that follows
                 assert not reads, i
     warmup.finish()

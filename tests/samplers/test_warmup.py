@@ -284,13 +284,13 @@ def test_in_the_fast_phase_each_chain_has_its_own_step_size_and_afterwards_strag
         acceptance_rate = torch.where(torch.arange(16) < 2, 0.0, 0.9)
 
     for i in range(100):
-        h = warmup.update(i, state, Rates())["step_size"]
+        h = warmup.update(i, state, Rates())[1]["step_size"]
         if i + 1 >= ends[-1]:
             assert h.ndim == 0
         elif i + 1 not in (*ends, ends[0] // 2) and (i < ends[0] or i > ends[0] + 5):
             assert (h[:2] < h[2:].min()).all(), i
             assert h[2:].unique().numel() == 1
-    steps = [float(warmup.update(i, state, Rates())["step_size"]) for i in range(3)]
+    steps = [float(warmup.update(i, state, Rates())[1]["step_size"]) for i in range(3)]
     assert len(set(steps)) == 3
 
 
@@ -610,7 +610,7 @@ def test_the_host_reads_nothing_between_the_ends_of_windows(monkeypatch, generat
             reads.clear()
             sampler.draw(noise, generator)
             state, info = sampler.step(state, noise, target, **now)
-            now = warmup.update(i, state, info)
+            state, now = warmup.update(i, state, info)
             if i + 1 not in ends:
                 assert not [r for r in reads if i > 0 and i not in ends]
     warmup.finish()

@@ -26,8 +26,9 @@ class Adaptation(Protocol):
         """The state to start from, and parameters for the first transition, by the keywords that `step` takes."""
         ...
 
-    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
-        """Parameters for transition `i + 1`, after transition `i`, counted from 0, led to `state` and told `info`."""
+    def update(self, i: int, state: Any, info: Any) -> tuple[Any, dict[str, Any]]:
+        """State and parameters for transition `i + 1`, after transition `i`, counted from 0, led to `state` and told
+        `info`."""
         ...
 
     def finish(self) -> None:
@@ -160,7 +161,7 @@ class Tunable(BaseSampler):
                 table = at_first | {name: [value] for name, value in now.items()}
                 state = self.advance(state, start, 1, parameters=table, notice=notice,
                                      observe=lambda i, state, info: seen.append(info), **options)  # fmt: skip
-                now = adaptation.update(i, state, seen.pop())
+                state, now = adaptation.update(i, state, seen.pop())
         except BaseException:
             adaptation.abandon()
             raise

@@ -142,11 +142,12 @@ class PathLengthWarmup(Warmup):
         self._log_length = self._log_average = self._square + math.log(first)
         return super().begin(state, target, generator)
 
-    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
+    def update(self, i: int, state: Any, info: Any) -> tuple[Any, dict[str, Any]]:
         self._i = i + 1
         self._climb(state, info)
+        state, parameters = super().update(i, state, info)
         self._x = state.x
-        return super().update(i, state, info)
+        return state, parameters
 
     def acceptance(self, info: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
         """The harmonic mean over chains, times the share that did not diverge: it heeds the worst chains.
@@ -189,7 +190,7 @@ class PathLengthWarmup(Warmup):
         """One step of Adam on the logarithm of the path length."""
         if self.in_fast_phase or not self.tunes_path:
             return
-        gradient, self._n = self._gradient(info, is_live(state) & ~self.straggling), self._n + 1
+        gradient, self._n = self._gradient(info, is_live(state) & ~self.apart), self._n + 1
         self._square = self.decay * self._square + (1 - self.decay) * gradient * gradient
         scale = (self._square / (1 - self.decay**self._n)).sqrt()
         moved = self._log_length + self.rate * torch.where(scale > 0, gradient / scale, 0.0)

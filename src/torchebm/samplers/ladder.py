@@ -59,13 +59,9 @@ class LadderTuning:
         if self.inner is None:
             return state, {}
         cold, parameters = self.inner.begin(cold_replica(state), target, generator)
-        kind: Any = type(state)
-        for name, leaf in cold._asdict().items():
-            replicas = getattr(state, f"replica_{name}")
-            state = state._replace(**{f"replica_{name}": torch.cat([leaf.unsqueeze(1), replicas[:, 1:]], 1)})
-        return tempered(kind.inner(*state[kind.n_cold + 2 :]), state.time, state.way), parameters
+        return with_cold_replica(state, cold), parameters
 
-    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
+    def update(self, i: int, state: Any, info: Any) -> tuple[Any, dict[str, Any]]:
         self._rate = self._rate + info.swap_rate.nansum(0)
         self._tried = self._tried + (~info.swap_rate.isnan()).sum(0)
         if self._ends and i + 1 == self._ends[0]:
@@ -73,7 +69,11 @@ class LadderTuning:
             rates = (self._rate / self._tried).tolist()
             self.sampler._set_ladder(equal_rates(self.sampler.temperatures, [1 - rate for rate in rates]))
             self._open_window(state)
-        return {} if self.inner is None else self.inner.update(i, cold_replica(state), info.cold)
+        if self.inner is None:
+            return state, {}
+        before = cold_replica(state)
+        cold, parameters = self.inner.update(i, before, info.cold)
+        return state if cold is before else with_cold_replica(state, cold), parameters
 
     def finish(self) -> None:
         if self.inner is not None:
@@ -96,3 +96,12 @@ class LadderTuning:
         wide = torch.float32 if state.x.device.type == "mps" else torch.float64
         self._rate = torch.zeros(state.way.shape[1] - 1, dtype=wide, device=state.x.device)
         self._tried = torch.zeros_like(self._rate)
+
+
+def with_cold_replica(state: Any, cold: Any) -> Any:
+    """The state with another replica at temperature 1."""
+    kind: Any = type(state)
+    for name, leaf in cold._asdict().items():
+        replicas = getattr(state, f"replica_{name}")
+        state = state._replace(**{f"replica_{name}": torch.cat([leaf.unsqueeze(1), replicas[:, 1:]], 1)})
+    return tempered(kind.inner(*state[kind.n_cold + 2 :]), state.time, state.way)

@@ -142,7 +142,7 @@ class MicrocanonicalWarmup(Tuning):
         self._restart(state, float(sampler.schedulers["step_size"].value(0)))
         return state, self._parameters()
 
-    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
+    def update(self, i: int, state: Any, info: Any) -> tuple[Any, dict[str, Any]]:
         live = is_live(state)
         self._i = i + 1
         self._control(i, info, live)
@@ -156,7 +156,7 @@ class MicrocanonicalWarmup(Tuning):
             self._alive = self._alive & self._some(live)
         if i + 1 in self._looks:
             self._mean_steps = self._length / float(self._steps.average)
-        return self._parameters()
+        return state, self._parameters()
 
     def finish(self) -> None:
         h = float(self._steps.average)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchebm.core.checks import number
 from torchebm.core.markov import MarkovSampler
-from torchebm.core.random import normal_
+from torchebm.core.random import normal_, randint
 from torchebm.core.schedulers import ConstantScheduler
 from torchebm.core.target import Target
 
@@ -116,7 +116,8 @@ class Warmup(Tuning):
     orders of magnitude more for one than for another, and a step for all of them would leave the steepest behind. The
     mass of the fast phase, renewed in its middle, is the square root of var ∇E / var x, which is right for an
     uncorrelated normal density wherever the chains are, so that a start far away, or widths that differ by many orders,
-    do not spoil the windows that follow.
+    do not spoil the windows that follow. A chain that is in a region of next to no mass when one of those ends (a minor
+    mode, far above the others) begins again where another is; `n_restarted` counts that.
 
     References: Carpenter et al. (2017), https://doi.org/10.18637/jss.v076.i01, and the Stan reference manual; for the
     first mass, Seyboldt, Carlson & Carpenter (2026), https://arxiv.org/abs/2603.18845
@@ -137,6 +138,8 @@ class Warmup(Tuning):
         if self.mass:
             self.variance = self.in_force(state.x).to(wide(state.x))  # [d]
         self._arrears = torch.zeros(len(state.x), dtype=wide(state.x), device=state.x.device)
+        self._lost = torch.zeros(len(state.x), dtype=torch.bool, device=state.x.device)
+        self._comparable, self.n_restarted = comparable(target, len(state.x)), 0
         self.patience = 3 / self.target_acceptance if self.tunes_step else math.inf
         self._open_window(state)
         if self._slopes is not None and len(state.x) >= 8:
@@ -146,12 +149,14 @@ class Warmup(Tuning):
         self._restart(state, float(self.sampler.schedulers[self.name].value(0)))
         return state, self.parameters()
 
-    def update(self, i: int, state: Any, info: Any) -> dict[str, Any]:
+    def update(self, i: int, state: Any, info: Any) -> tuple[Any, dict[str, Any]]:
         live, self.n_done = is_live(state), i + 1
+        if self._ends and not self.in_fast_phase and self._comparable:
+            self._lost = lost(state, live)
         if self.tunes_step and self.in_fast_phase:
             acceptance = torch.where(live, finite_rates(info), self.target_acceptance)
         else:
-            acceptance = self.acceptance(info, live & ~self.straggling)
+            acceptance = self.acceptance(info, live & ~self.apart)
         if self.tunes_step:
             self.dual.update(acceptance)
         self._reached, self._n_seen = self._reached + acceptance, self._n_seen + 1
@@ -161,13 +166,15 @@ class Warmup(Tuning):
             self._note(state)
             if i + 1 == self._ends[0]:
                 del self._ends[0]
+                state = self._restart_lost(state)
                 self._close_window(state)
-        return self.parameters()
+        return state, self.parameters()
 
     def finish(self) -> None:
         found = {self.name: ConstantScheduler(float(self.dual.average))} if self.tunes_step else {}
         rate = float(self._reached / max(1, self._n_seen))
-        self._keep(found | self.found(), {self.scale: self.mass, "acceptance_rate": rate})
+        report = {self.scale: self.mass, "acceptance_rate": rate, "n_restarted": self.n_restarted}
+        self._keep(found | self.found(), report)
 
     # what a subclass may do otherwise ---------------------------------------------------------------------------------
 
@@ -222,6 +229,25 @@ class Warmup(Tuning):
         """Chains that are on smaller steps than the others: what they do says nothing about the step size of all."""
         return self._arrears > self.patience
 
+    @property
+    def apart(self) -> Bool[Tensor, " chain"]:
+        """Chains that what is tuned does not heed."""
+        return self.straggling | self._lost
+
+    def _restart_lost(self, state: Any) -> Any:
+        """Lost chains go to where others are, each to a place that is drawn at random."""
+        if self.in_fast_phase or not bool(self._lost.any()):
+            return state
+        places = (is_live(state) & ~self._lost).nonzero()[:, 0]
+        n = int(self._lost.sum())
+        drawn = randint(len(places), (n,), generator=self._generator, device=places.device)
+        index = torch.arange(len(self._lost), device=places.device)
+        index[self._lost] = places[drawn]
+        self.n_restarted += n
+        self._arrears = torch.where(self._lost, 0.0, self._arrears)
+        self._lost = torch.zeros_like(self._lost)
+        return type(state)(*(leaf[index] for leaf in state))
+
     def _look_behind(self, info: Any, live: Bool[Tensor, " chain"]) -> None:
         """Takes note of chains that accept less than three quarters of what is due, a rejection counting as 1."""
         arrears = self._arrears + (1 - finite_rates(info) / (0.75 * self.target_acceptance))
@@ -246,7 +272,7 @@ class Warmup(Tuning):
         self._open_window(state)
 
     def _note(self, state: Any) -> None:
-        live = is_live(state) & ~self.straggling
+        live = is_live(state) & ~self.apart
         if self._moments is not None:
             self._moments.add(state.x, live)
         if self._slopes is not None:
@@ -318,6 +344,24 @@ def check_mass_kind(kind: str | None) -> MassKind | None:
     if kind not in ("diagonal", "dense", None):
         raise ValueError(f'adapt_mass must be "diagonal", "dense" or None; got {kind!r}.')
     return cast(MassKind | None, kind)
+
+
+def comparable(target: Target, n_chains: int) -> bool:
+    """Whether all chains have one target: a condition may differ from chain to chain."""
+    values = target.model_kwargs.values()
+    return not any(isinstance(value, Tensor) and value.ndim and len(value) == n_chains for value in values)
+
+
+def lost(state: Any, live: Bool[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
+    r"""Chains in regions of next to no mass, unless they are half of all or more.
+
+    Their energy is above the median by more than 20 + 14 d in d dimensions: a region weighs e^(-energy) times its
+    volume, so that one that is wider by a factor of a million in every direction would still weigh $e^{-20}$ of the
+    median's.
+    """
+    energy = torch.where(live, state.energy, torch.nan)
+    above = energy > energy.nanmedian() + 20 + 14 * state.x[0].numel()
+    return above & (2 * above.sum() < live.sum())
 
 
 def tunable(sampler: MarkovSampler) -> bool:
