@@ -1,27 +1,20 @@
 """Warm-up: each part against what it should compute, and the whole on densities whose answer is known."""
 
-import json
 import math
 from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributions.transforms import AffineTransform
 
 from torchebm.core import EnergyModel, GaussianModel, HarmonicModel, LinearScheduler, Target, TransformedModel
 from torchebm.samplers import (
-    BarkerProposal,
     ChEESHamiltonianMonteCarlo,
     HamiltonianMonteCarlo,
     LangevinDynamics,
-    MetropolisAdjustedLangevin,
-    MetropolisHastings,
-    MicrocanonicalLangevin,
     NoUTurnSampler,
-    UnderdampedLangevin,
 )
 from torchebm.samplers.estimation import DualAveraging, PooledMoments, find_step_size
 from torchebm.samplers.warmup import Warmup, window_ends
@@ -142,111 +135,6 @@ def test_the_acceptance_rate_is_what_was_asked_for(d, rate, generator):
     assert sampler.tuning["acceptance_rate"] == pytest.approx(rate, abs=0.06)
     assert sampler.tuning["step_size"] == sampler.step_size == float(noted["step_size"][0, 0])
     assert (sampler.tuning["mass"], sampler.tuning["n_warmup"]) == ("diagonal", 300)
-
-
-def metropolised(model, step_size=0.1, **options):
-    return UnderdampedLangevin(model, step_size, metropolised=True, **options)
-
-
-KERNELS = {
-    "MetropolisAdjustedLangevin": (MetropolisAdjustedLangevin, "step_size", 0.574),
-    "BarkerProposal": (BarkerProposal, "step_size", 0.574),
-    "MetropolisHastings": (MetropolisHastings, "proposal_scale", 0.234),
-    "UnderdampedLangevin": (metropolised, "step_size", 0.95),
-}
-
-
-@pytest.fixture(params=KERNELS.values(), ids=KERNELS)
-def kernel(request):
-    """Class, tuned parameter and target of each sampler that has no trajectories."""
-    return request.param
-
-
-@pytest.mark.parametrize("first", [1e-4, 1e3])
-def test_kernels_reach_their_rate_from_any_first_step(kernel, first, generator):
-    make, name, rate = kernel
-    sampler = make(normal(torch.eye(10, dtype=F64)), **{name: first})
-    assert sampler.target_acceptance == rate
-    state = sampler.warm_up(n_samples=64, n_steps=400, generator=generator)
-    _, noted = sampler.sample(state=state, n_steps=200, generator=generator, return_diagnostics=True)
-    assert float(noted["acceptance_rate"].mean()) == pytest.approx(rate, abs=0.05)
-    assert sampler.tuning[name] == getattr(sampler, name)
-    assert sampler.tuning["acceptance_rate"] == pytest.approx(rate, abs=0.05)
-
-
-def test_kernels_reach_the_rate_that_is_asked_for_or_none(kernel, generator):
-    make, name, _ = kernel
-    sampler = make(normal(torch.eye(5, dtype=F64)), target_acceptance=0.7)
-    state = sampler.warm_up(n_samples=64, n_steps=300, generator=generator)
-    _, noted = sampler.sample(state=state, n_steps=200, generator=generator, return_diagnostics=True)
-    assert float(noted["acceptance_rate"].mean()) == pytest.approx(0.7, abs=0.05)
-    for options in ({"target_acceptance": None}, {name: LinearScheduler(0.3, 0.1, 10)}):
-        sampler = make(normal(torch.eye(5, dtype=F64)), **options)
-        before = dict(sampler.schedulers)
-        sampler.warm_up(n_samples=4, n_steps=30, generator=generator)
-        assert sampler.schedulers == before
-        assert sampler.tuning is None
-    with pytest.raises(ValueError, match="target_acceptance must be less than 1"):
-        make(normal(torch.eye(5, dtype=F64)), target_acceptance=1.0)
-
-
-def test_what_kernels_found_is_saved_and_loaded(kernel, seeded):
-    make, _, _ = kernel
-    model = normal(WIDTHS[3:7].square().diag())
-    sampler = make(model)
-    state = sampler.warm_up(n_samples=16, n_steps=60, generator=seeded())
-    other = make(model)
-    other.load_state_dict(sampler.state_dict())
-    assert other.tuning == sampler.tuning
-    assert torch.equal(*(s.sample(state=state, n_steps=5, generator=seeded(1)) for s in (sampler, other)))
-
-
-def test_warm_up_draws_of_kernels_are_in_no_result(kernel, seeded):
-    make, _, _ = kernel
-    one, two = (make(normal(torch.eye(2, dtype=F64))) for _ in range(2))
-    x = 30 + torch.zeros(16, 2, dtype=F64)
-    g, options = seeded(), {"n_steps": 20, "return_trajectory": True}
-    draws = one.sample(x, n_warmup=300, generator=g, **options)
-    assert draws.shape == (16, 20, 2)
-    assert draws.abs().max() < 20
-    g = seeded()
-    assert torch.equal(two.sample(state=two.warm_up(x, 300, generator=g), generator=g, **options), draws)
-
-
-@pytest.mark.parametrize("event", [(10,), (2, 5)], ids=str)
-def test_the_preconditioner_becomes_the_variances(event, seeded):
-    model = normal(WIDTHS.square().diag())
-    if event != (10,):
-        flat, model = model, EnergyModel(lambda x: flat(x.flatten(1)))
-    sampler = MetropolisAdjustedLangevin(model)
-    x = 100 * torch.randn(64, *event, dtype=F64, generator=seeded())
-    for _ in range(2):  # the second forgets what the first one found
-        sampler.warm_up(x, 1000, generator=seeded(1))
-        assert sampler.tuning["preconditioner"] == "diagonal"
-        ratio = sampler.preconditioner.flatten() / WIDTHS**2
-        assert sampler.preconditioner.shape == event
-        assert ratio.min() > 0.7
-        assert ratio.max() < 1.4
-
-
-def test_a_preconditioner_that_was_given_is_kept(seeded):
-    given = torch.tensor([1.0, 4.0])
-    sampler = MetropolisAdjustedLangevin(HarmonicModel(dim=2), preconditioner=given)
-    sampler.warm_up(n_samples=16, n_steps=50, generator=seeded())
-    assert sampler.preconditioner is given
-    assert sampler.tuning["preconditioner"] is None
-    with pytest.raises(ValueError, match="has a preconditioner"):
-        sampler.load_state_dict(BarkerProposal(HarmonicModel()).state_dict())
-
-
-def test_an_unadjusted_sampler_tunes_nothing(seeded):
-    sampler = UnderdampedLangevin(HarmonicModel(dim=2), 0.3)
-    sampler.warm_up(n_samples=4, n_steps=30, generator=seeded())
-    assert sampler.step_size == 0.3
-    assert sampler.tuning is None
-
-
-# chains that start where it is steep ----------------------------------------------------------------------------------
 
 
 def regression(n=400):
@@ -487,84 +375,6 @@ def test_a_warm_up_can_go_on_from_a_state(hamiltonian, generator):
     state = sampler.warm_up(state=state, n_steps=60, generator=generator)
     assert state.step == 10
     assert sampler.tuning["n_warmup"] == 60
-
-
-@pytest.mark.parametrize("kind", ["diagonal", "dense"])
-def test_what_was_found_is_saved_and_loaded(hamiltonian, kind, tmp_path, seeded):
-    model = HarmonicModel(dim=2)
-    sampler = hamiltonian(model, adapt_mass=kind)
-    state = sampler.warm_up(n_samples=8, n_steps=60, generator=seeded())
-    saved = sampler.state_dict()
-    save_file({"mass": saved.pop("mass")}, tmp_path / "mass.safetensors")
-    (tmp_path / "rest.json").write_text(json.dumps(saved))
-    other = hamiltonian(model)
-    other.load_state_dict(json.loads((tmp_path / "rest.json").read_text()) | load_file(tmp_path / "mass.safetensors"))
-    assert other.tuning == sampler.tuning
-    runs = [s.sample(state=state, n_steps=5, generator=seeded(1)) for s in (sampler, other)]
-    assert torch.equal(*runs)
-
-
-def test_the_state_of_another_kind_of_sampler_is_refused(case):
-    sampler = case.make(HarmonicModel())
-    sampler.load_state_dict(sampler.state_dict())
-    state = sampler.state_dict()
-    for wrong in (state | {"parameters": {"warmth": 1.0}}, state | {"sampler": "Thermometer"}, {},
-                  state | {"settings": {}}, {n: v for n, v in state.items() if n != "tuning"},
-                  state | {"warmth": 1.0}):  # fmt: skip
-        with pytest.raises(ValueError, match="another kind of sampler"):
-            sampler.load_state_dict(wrong)
-    assert sampler.state_dict() == state
-
-
-KINDS = (HamiltonianMonteCarlo, NoUTurnSampler, ChEESHamiltonianMonteCarlo, MetropolisAdjustedLangevin, BarkerProposal,
-         LangevinDynamics, MetropolisHastings, UnderdampedLangevin, MicrocanonicalLangevin)  # fmt: skip
-
-
-@pytest.mark.parametrize("one", KINDS)
-@pytest.mark.parametrize("other", KINDS)
-def test_each_kind_loads_its_own_states_alone(one, other):
-    state, sampler = one(HarmonicModel()).state_dict(), other(HarmonicModel())
-    refused = nullcontext() if one is other else pytest.raises(ValueError, match="another kind of sampler")
-    with refused:
-        sampler.load_state_dict(state)
-
-
-SETTINGS = [
-    (HamiltonianMonteCarlo, {"n_leapfrog_steps": 3, "jitter": 0.2, "path_jitter": 0.1, "momentum_refresh": 0.5,
-                             "target_acceptance": 0.7, "adapt_mass": "dense"}),
-    (NoUTurnSampler, {"max_tree_depth": 3, "target_acceptance": None, "adapt_mass": None}),
-    (ChEESHamiltonianMonteCarlo, {"max_leapfrog_steps": 3, "target_acceptance": 0.7, "adapt_mass": None}),
-    (MicrocanonicalLangevin, {"max_leapfrog_steps": 3, "desired_energy_var": 1e-3, "adapt_mass": None}),
-    (UnderdampedLangevin, {"metropolised": True, "target_acceptance": 0.7}),
-    (BarkerProposal, {"target_acceptance": 0.7}),
-    (LangevinDynamics, {"gradient_clip": 2.0}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("cls", "given"), SETTINGS, ids=lambda v: getattr(v, "__name__", ""))
-def test_a_loaded_sampler_is_the_kernel_that_was_saved(cls, given, seeded):
-    sampler = cls(HarmonicModel(), **given)
-    other = cls(HarmonicModel(), **{name: value for name, value in given.items() if name == "metropolised"})
-    state = json.loads(json.dumps(sampler.state_dict()))
-    other.load_state_dict(state)
-    assert other.state_dict() == state
-    assert {name: getattr(other, name) for name in given} == given
-    x = torch.ones(4, 2)
-    assert torch.equal(*(s.sample(x, n_steps=6, generator=seeded()) for s in (sampler, other)))
-    if cls not in (LangevinDynamics, BarkerProposal):
-        with pytest.raises((ValueError, TypeError)):
-            other.load_state_dict(state | {"settings": state["settings"] | {next(iter(given)): -1}})
-
-
-def test_a_parameter_on_a_schedule_is_not_saved_and_not_replaced():
-    scheduled, constant = (HamiltonianMonteCarlo(HarmonicModel(), step) for step in (lambda k: 0.3, 0.2))
-    other = HamiltonianMonteCarlo(HarmonicModel(), lambda k: 0.4)
-    other.load_state_dict(scheduled.state_dict())
-    assert other.step_size == 0.4
-    with pytest.raises(ValueError, match="no step_size"):
-        constant.load_state_dict(scheduled.state_dict())
-    other.load_state_dict(constant.state_dict())
-    assert other.step_size == 0.2
 
 
 def test_a_warm_up_that_fails_leaves_the_sampler_as_it_was(hamiltonian, generator):
