@@ -162,7 +162,7 @@ def test_a_length_on_a_schedule_is_left_alone(generator):
     sampler.sample(n_samples=4, n_steps=5, n_warmup=50, generator=generator)
     assert sampler.path_length == 2.0
     assert not hasattr(sampler.schedulers["path_length"], "start_value")
-    assert sorted(sampler.tuning) == ["acceptance_rate", "mass", "n_warmup", "step_size"]
+    assert sorted(sampler.tuning) == ["acceptance_rate", "mass", "n_restarted", "n_warmup", "step_size"]
     alone = ChEESHamiltonianMonteCarlo(HarmonicModel(dim=2), path_length=lambda k: 2.0)
     alone.sample(n_samples=1, n_steps=5, n_warmup=50, generator=generator)  # nothing to learn across chains
     assert alone.tuning["step_size"] == alone.step_size
