@@ -70,8 +70,8 @@ class DivergenceWatch:
         if self.n_stuck:
             parts.append(
                 f"{self.n_stuck} of {self.n_chains} chains started where the energy or its gradient is not finite; "
-                "each stays there, flagged in diagnostics['diverging'], unless a proposal takes it away. What helps: "
-                "start them elsewhere."
+                "each stays there, flagged in diagnostics['diverging'], unless a proposal takes it away or a warm-up "
+                "begins it again where others are. What helps: start them elsewhere."
             )
         if parts:
             warn_caller(" ".join(parts), SamplingDivergenceWarning)

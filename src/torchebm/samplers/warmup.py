@@ -353,7 +353,7 @@ def comparable(target: Target, n_chains: int) -> bool:
 
 
 def lost(state: Any, live: Bool[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
-    r"""Chains in regions of next to no mass, unless they are half of all or more.
+    r"""Chains in regions of next to no mass: those where the energy is not finite, and a minority far above the others.
 
     Their energy is above the median by more than 20 + 14 d in d dimensions: a region weighs e^(-energy) times its
     volume, so that one that is wider by a factor of a million in every direction would still weigh $e^{-20}$ of the
@@ -361,7 +361,7 @@ def lost(state: Any, live: Bool[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
     """
     energy = torch.where(live, state.energy, torch.nan)
     above = energy > energy.nanmedian() + 20 + 14 * state.x[0].numel()
-    return above & (2 * above.sum() < live.sum())
+    return ~live | (above & (2 * above.sum() < live.sum()))
 
 
 def tunable(sampler: MarkovSampler) -> bool:
