@@ -69,13 +69,13 @@ def through_a_warm_up(energy, generator, n=100):
     return torch.stack(stands), sampler.tuning["n_restarted"]  # [transition, chain]
 
 
-def test_lost_chains_go_to_places_of_others_when_the_first_window_of_the_mass_ends(generator):
+def test_lost_chains_go_to_places_of_others_when_the_fast_phase_ends(generator):
     energy = torch.linspace(0, 40, 32, dtype=F64)
     energy[:7] += 200.0
     stands, n_restarted = through_a_warm_up(energy, generator)
-    ends, own = window_ends(100, 32), torch.arange(32)
-    assert (stands[: ends[1] - 1] == own).all()
-    assert (stands[ends[1] - 1 :, 7:] == own[7:]).all()
+    end, own = window_ends(100, 32)[0], torch.arange(32)
+    assert (stands[: end - 1] == own).all()
+    assert (stands[end - 1 :, 7:] == own[7:]).all()
     found = stands[-1, :7]
     assert (found >= 7).all()
     assert found.unique().numel() > 3  # not all to one place
@@ -125,6 +125,22 @@ def test_the_bound():
     assert not lost(State(torch.zeros(9, 1, 2, 3), energy), live)[5]
     assert lost(State(torch.zeros(9, 1, 2, 3), energy), live)[6]
     assert not lost(State(torch.zeros(2, 2), energy[[0, 6]]), live[[0, 6]]).any()  # one of two is no minority
+    steep = torch.tensor([0.0, 1e16, 1e17, 1e18], dtype=F64)  # more than 1/eps: no accept test works there
+    assert lost(State(torch.zeros(4, 2), steep), steep.isfinite()).tolist() == [False, True, True, True]
+    assert not lost(State(torch.zeros(4, 2), 1e18 + steep[[0, 0, 0, 0]]), steep.isfinite()).any()  # a constant is free
+
+
+@pytest.mark.parametrize("cls", [NoUTurnSampler, ChEESHamiltonianMonteCarlo], ids=lambda cls: cls.__name__)
+def test_starts_where_energies_are_beyond_rounding(cls, generator):
+    """E = x² / 2 + (x / 1.5)^200: chains start where it is 1e24, and a step for all of them has no chance."""
+    sampler = cls(EnergyModel(lambda x: (0.5 * x.square() + (x / 1.5) ** 200).sum(1)))
+    x = torch.linspace(-2, 2, 64, dtype=F64)[:, None] * torch.tensor([1.0, 0.5], dtype=F64)
+    draws = sampler.sample(x, n_steps=200, n_warmup=300, return_trajectory=True, generator=generator)
+    assert draws.abs().max() < 1.6
+    exact = torch.linspace(-1.6, 1.6, 100_001, dtype=F64)
+    weight = torch.exp(-0.5 * exact**2 - (exact / 1.5) ** 200)
+    variance = (weight * exact**2).sum() / weight.sum()
+    assert draws.var() == pytest.approx(float(variance), rel=0.1)
 
 
 def test_the_coldest_replicas_of_tempering_are_begun_again_as_well(generator):

@@ -116,8 +116,9 @@ class Warmup(Tuning):
     orders of magnitude more for one than for another, and a step for all of them would leave the steepest behind. The
     mass of the fast phase, renewed in its middle, is the square root of var ∇E / var x, which is right for an
     uncorrelated normal density wherever the chains are, so that a start far away, or widths that differ by many orders,
-    do not spoil the windows that follow. A chain that is in a region of next to no mass when one of those ends (a minor
-    mode, far above the others) begins again where another is; `n_restarted` counts that.
+    do not spoil the windows that follow. Only the half of the chains with the lower energies counts for it, since others
+    may be where gradients are of another order. A chain that is in a region of next to no mass when the fast phase, or
+    a window after it, ends (a minor mode, far above the others) begins again where another is; `n_restarted` counts.
 
     References: Carpenter et al. (2017), https://doi.org/10.18637/jss.v076.i01, and the Stan reference manual; for the
     first mass, Seyboldt, Carlson & Carpenter (2026), https://arxiv.org/abs/2603.18845
@@ -138,8 +139,8 @@ class Warmup(Tuning):
         if self.mass:
             self.variance = self.in_force(state.x).to(wide(state.x))  # [d]
         self._arrears = torch.zeros(len(state.x), dtype=wide(state.x), device=state.x.device)
-        self._lost = torch.zeros(len(state.x), dtype=torch.bool, device=state.x.device)
         self._comparable, self.n_restarted = comparable(target, len(state.x)), 0
+        self._passed_over = self._high(state, fast=True)
         self.patience = 3 / self.target_acceptance if self.tunes_step else math.inf
         self._open_window(state)
         if self._slopes is not None and len(state.x) >= 8:
@@ -151,8 +152,10 @@ class Warmup(Tuning):
 
     def update(self, i: int, state: Any, info: Any) -> tuple[Any, dict[str, Any]]:
         live, self.n_done = is_live(state), i + 1
-        if self._ends and not self.in_fast_phase and self._comparable:
-            self._lost = lost(state, live)
+        closes = i + 1 in self._ends[:1]
+        fast = self._n_fast > closes  # the last of its windows is closed as the later ones are
+        if self._ends:
+            self._passed_over = self._high(state, fast)
         if self.tunes_step and self.in_fast_phase:
             acceptance = torch.where(live, finite_rates(info), self.target_acceptance)
         else:
@@ -164,10 +167,11 @@ class Warmup(Tuning):
             if self.tunes_step and not self.in_fast_phase:
                 self._look_behind(info, live)
             self._note(state)
-            if i + 1 == self._ends[0]:
+            if closes:
                 del self._ends[0]
-                state = self._restart_lost(state)
-                self._close_window(state)
+                heeded = live & ~self._passed_over
+                state = state if fast else self._restart_lost(state)
+                self._close_window(state, heeded)
         return state, self.parameters()
 
     def finish(self) -> None:
@@ -231,21 +235,28 @@ class Warmup(Tuning):
 
     @property
     def apart(self) -> Bool[Tensor, " chain"]:
-        """Chains that what is tuned does not heed."""
-        return self.straggling | self._lost
+        """Chains that what all share does not heed."""
+        return self.straggling | self._passed_over
+
+    def _high(self, state: Any, fast: bool) -> Bool[Tensor, " chain"]:
+        """Chains to pass over for their energy: in the fast phase the upper half, later those that are lost."""
+        if not self._comparable:
+            return torch.zeros(len(state.x), dtype=torch.bool, device=state.x.device)
+        live = is_live(state)
+        return state.energy > median_energy(state, live) if fast else lost(state, live)
 
     def _restart_lost(self, state: Any) -> Any:
         """Lost chains go to where others are, each to a place that is drawn at random."""
-        if self.in_fast_phase or not bool(self._lost.any()):
+        gone = self._passed_over
+        if not bool(gone.any()):
             return state
-        places = (is_live(state) & ~self._lost).nonzero()[:, 0]
-        n = int(self._lost.sum())
-        drawn = randint(len(places), (n,), generator=self._generator, device=places.device)
-        index = torch.arange(len(self._lost), device=places.device)
-        index[self._lost] = places[drawn]
-        self.n_restarted += n
-        self._arrears = torch.where(self._lost, 0.0, self._arrears)
-        self._lost = torch.zeros_like(self._lost)
+        places = (~gone).nonzero()[:, 0]
+        drawn = randint(len(places), (int(gone.sum()),), generator=self._generator, device=places.device)
+        index = torch.arange(len(gone), device=places.device)
+        index[gone] = places[drawn]
+        self.n_restarted += len(drawn)
+        self._arrears = torch.where(gone, 0.0, self._arrears)
+        self._passed_over = torch.zeros_like(gone)
         return type(state)(*(leaf[index] for leaf in state))
 
     def _look_behind(self, info: Any, live: Bool[Tensor, " chain"]) -> None:
@@ -260,14 +271,14 @@ class Warmup(Tuning):
         sloped = self._moments is not None and self.in_fast_phase and self._given[self.scale] is None
         self._slopes = PooledMoments(state.x) if sloped else None
 
-    def _close_window(self, state: Any) -> None:
+    def _close_window(self, state: Any, heeded: Bool[Tensor, " chain"]) -> None:
         if self.mass and (not self.in_fast_phase or self._slopes is not None):
             self._renew_mass(state.x)
         self._n_fast = max(0, self._n_fast - 1)
         step_size = self.first_step
         if self.tunes_step:
             average = self.dual.average
-            step_size = float(average[is_live(state)].median() if average.ndim else average)
+            step_size = float(average[heeded].median() if average.ndim else average)
         self._restart(state, step_size)
         self._open_window(state)
 
@@ -296,7 +307,7 @@ class Warmup(Tuning):
 
     def _trial(self, state: Any) -> Callable[[float], float]:
         """`step size -> acceptance rate` of one transition, or leapfrog, with the same noise for each."""
-        sampler, target, live = self.sampler, self._target, is_live(state)
+        sampler, target, live = self.sampler, self._target, is_live(state) & ~self._passed_over
         if hasattr(sampler, "metric"):
             metric, dtype = sampler.metric(state.x), torch.promote_types(state.x.dtype, torch.float32)
             p = metric.momentum(normal_(state.x.new_empty(state.x.shape), self._generator))
@@ -352,16 +363,24 @@ def comparable(target: Target, n_chains: int) -> bool:
     return not any(isinstance(value, Tensor) and value.ndim and len(value) == n_chains for value in values)
 
 
-def lost(state: Any, live: Bool[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
-    r"""Chains in regions of next to no mass: those where the energy is not finite, and a minority far above the others.
+def median_energy(state: Any, live: Bool[Tensor, " chain"]) -> Float[Tensor, ""]:
+    """Over the chains where `live` holds; the lower one of two."""
+    return torch.where(live, state.energy, torch.nan).nanmedian()
 
-    Their energy is above the median by more than 20 + 14 d in d dimensions: a region weighs e^(-energy) times its
-    volume, so that one that is wider by a factor of a million in every direction would still weigh $e^{-20}$ of the
-    median's.
+
+def lost(state: Any, live: Bool[Tensor, " chain"]) -> Bool[Tensor, " chain"]:
+    r"""Chains in regions of next to no mass, but never all of them.
+
+    First, those where the energy is not finite, or so far above the lowest that a difference of 1 is lost in rounding.
+    Then a minority of the others, with energies above their median by more than 20 + 14 d in d dimensions: a region
+    weighs e^(-energy) times its volume, so that one that is wider by a factor of a million in every direction would
+    still weigh $e^{-20}$ of the median's.
     """
-    energy = torch.where(live, state.energy, torch.nan)
-    above = energy > energy.nanmedian() + 20 + 14 * state.x[0].numel()
-    return ~live | (above & (2 * above.sum() < live.sum()))
+    energy = torch.where(live, state.energy, torch.inf)
+    sound = energy - energy.min() < 1 / torch.finfo(energy.dtype).eps
+    above = energy > median_energy(state, sound) + 20 + 14 * state.x[0].numel()
+    minority = 2 * (above & sound).sum() < sound.sum()
+    return ~sound | (above & minority)
 
 
 def tunable(sampler: MarkovSampler) -> bool:
