@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := .venv/bin
 
-.PHONY: setup demo test mutation lint types bench bench-quick clean
+.PHONY: setup demo test test-kernels mutation lint types bench bench-quick clean
 
 setup: .venv/.complete
 
@@ -26,6 +26,11 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
+# The kernels of accelerators, in Triton's interpreter on the CPU; without Triton, which takes 1 GB, `make test` skips them.
+test-kernels: setup
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) "triton==3.9.0"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cuda
+
 # Breaks each sampler on purpose, a sign or a term at a time, and shows that tests go red: tests/mutation.
 mutation: setup
 	$(BIN)/python tests/mutation/run.py --jobs 2
@@ -36,9 +41,11 @@ lint: setup
 types: setup
 	$(BIN)/pyrefly check
 
-# Side by side with others, on a quiet machine: benchmarks/README.md.
+# Side by side with others, on a quiet machine: benchmarks/README.md.  make bench PARTS="grid training"
+PARTS ?= grid compilation posteriors training growth
 bench: setup benchmarks/.venv-peers/.complete
-	$(BIN)/python benchmarks/grid.py
+	for part in $(PARTS); do $(BIN)/python benchmarks/$$part.py || exit 1; done
+	$(BIN)/python benchmarks/figures.py
 
 bench-quick: setup
 	$(BIN)/python benchmarks/grid.py --quick

@@ -44,6 +44,7 @@ AT_HOME = {  # third parties that one room needs, and where
     "sklearn": {"datasets"},
     "PIL": {"datasets"},
     "scipy": {"evaluation"},
+    "triton": {"cuda"},
     "tqdm": set(),
 }
 

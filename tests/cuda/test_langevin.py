@@ -1,4 +1,4 @@
-"""The Langevin step that a fused kernel will replace, and, where there is an accelerator, losses on it."""
+"""One Langevin step on any device, and, where there is an accelerator, losses on it."""
 
 import inspect
 import math
@@ -8,7 +8,8 @@ import torch
 
 import torchebm.cuda
 from torchebm.core import DoubleWellEnergy, EnergyModel, GaussianModel
-from torchebm.cuda import langevin_step_cuda
+from torchebm.cuda import CUDALangevinDynamics, kernels, langevin_step_cuda, philox_normal_
+from torchebm.cuda.philox import step_keys
 from torchebm.losses import ContrastiveDivergence
 from torchebm.samplers import LangevinDynamics
 
@@ -24,14 +25,21 @@ def seeded(device, seed=0):
     return torch.Generator(device).manual_seed(seed)
 
 
+def noise(x):
+    """What the first step from `seeded` draws: in the kernel where there is one."""
+    if x.is_cuda and kernels.available():
+        ((key, position),) = step_keys(1, seeded(x.device), x.dtype, x.device).tolist()
+        return philox_normal_(torch.empty_like(x), key, position)
+    return torch.empty_like(x).normal_(generator=seeded(x.device))
+
+
 @every_device
 @pytest.mark.parametrize("event", [(), (3,), (1, 2, 2)], ids=str)
 @pytest.mark.parametrize("noise_scale", [0.0, 0.5, 1.0])
 def test_one_step_by_hand(device, event, noise_scale):
     energy, h, x = DoubleWellEnergy(0.7, 1.5), 0.03, points(6, *event, device=device)
     kept = x.clone()
-    xi = torch.empty_like(x).normal_(generator=seeded(device))
-    expected = x - h * 4 * 0.7 * x * (x * x - 1.5) + noise_scale * math.sqrt(2 * h) * xi
+    expected = x - h * 4 * 0.7 * x * (x * x - 1.5) + noise_scale * math.sqrt(2 * h) * noise(x)
     stepped = langevin_step_cuda(x, energy, h, noise_scale, generator=seeded(device))
     torch.testing.assert_close(stepped, expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(x, kept)
@@ -42,15 +50,18 @@ def test_one_step_by_hand(device, event, noise_scale):
 @every_device
 def test_it_is_the_samplers_own_step(device):
     energy, x = DoubleWellEnergy(), points(6, 2, device=device, dtype=torch.float32)
-    expected = LangevinDynamics(energy, 0.01, 1.0).sample(x=x, n_steps=1, generator=seeded(device))
+    expected = CUDALangevinDynamics(energy, 0.01, 1.0).sample(x=x, n_steps=1, generator=seeded(device))
     assert torch.equal(langevin_step_cuda(x, energy, 0.01, 1.0, generator=seeded(device)), expected)
     assert torch.equal(langevin_step_cuda(x, energy, generator=seeded(device)), expected)  # the defaults
+    if device == "cpu":
+        plain = LangevinDynamics(energy, 0.01, 1.0).sample(x=x, n_steps=1, generator=seeded(device))
+        assert torch.equal(plain, expected)
 
 
 def test_arguments_as_the_guide_gives_them():
     names = list(inspect.signature(langevin_step_cuda).parameters)
     assert names[:4] == ["x", "energy_function", "step_size", "noise_scale"]
-    assert torchebm.cuda.__all__ == ["langevin_step_cuda"]
+    assert {"CUDALangevinDynamics", "langevin_step_cuda"} <= set(torchebm.cuda.__all__)
     assert "plain PyTorch" in langevin_step_cuda.__doc__
     with pytest.raises(ValueError, match="step_size must be greater than 0"):
         langevin_step_cuda(points(2, 2), DoubleWellEnergy(), -0.1)

@@ -1,5 +1,7 @@
 """Fused accelerator kernels, each with a plain-PyTorch twin."""
 
-from .langevin import langevin_step_cuda
+from .elementwise import register_elementwise
+from .langevin import CUDALangevinDynamics, langevin_step_cuda
+from .philox import philox, philox_normal_
 
-__all__ = ["langevin_step_cuda"]
+__all__ = ["CUDALangevinDynamics", "langevin_step_cuda", "philox", "philox_normal_", "register_elementwise"]

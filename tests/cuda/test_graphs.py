@@ -1,0 +1,112 @@
+"""Compiled blocks whose results are the caller's own."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from torchebm.core import EnergyModel, Target
+from torchebm.core.compiled import Specialised
+from torchebm.cuda import CUDALangevinDynamics, graphs
+from torchebm.samplers import LangevinDynamics
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: object
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return EnergyModel(torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)))
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def test_every_tensor_is_copied_once():
+    a, b = torch.ones(2), torch.zeros(3)
+    pair, rest = graphs.owned((Pair(a, [b, a]), 7), {})
+    assert rest == 7
+    assert isinstance(pair, Pair)
+    assert isinstance(pair.y, list)
+    assert pair.x is pair.y[1]
+    assert torch.equal(pair.x, a)
+    assert pair.x.data_ptr() != a.data_ptr()
+    assert pair.y[0].data_ptr() != b.data_ptr()
+
+
+def test_runs_are_those_without_compilation():
+    x, model = torch.randn(5, 2, generator=seeded()), network()
+    plain = LangevinDynamics(model, 0.01).sample(x, n_steps=11, return_trajectory=True, generator=seeded())
+    sampler = CUDALangevinDynamics(model, 0.01).compile(backend="eager")
+    compiled = sampler.sample(x, n_steps=11, return_trajectory=True, generator=seeded())
+    assert isinstance(sampler.compiled, graphs.GraphedBlocks)
+    assert sampler.compiled.n_steps == LangevinDynamics(model).compile(backend="eager").compiled.n_steps
+    torch.testing.assert_close(compiled, plain)
+    assert sampler.compiled.function.seconds > 0
+
+
+def test_weights_that_change_are_seen():
+    x, model = torch.randn(5, 2, generator=seeded()), network()
+    sampler = CUDALangevinDynamics(model, 0.1).compile(block=2, backend="eager")
+    before = sampler.sample(x, n_steps=4, generator=seeded())
+    with torch.no_grad():
+        model.network[2].weight.mul_(3)
+    after = sampler.sample(x, n_steps=4, generator=seeded())
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, LangevinDynamics(model, 0.1).sample(x, n_steps=4, generator=seeded()))
+
+
+def test_results_outlive_the_next_block(monkeypatch):
+    """As a graph does it, results lie where the last ones lay: states that were shown must not be overwritten."""
+    memory, call = torch.empty(5, 2), Specialised.__call__
+
+    def reusing(self, target, *arguments):
+        state, seen = call(self, target, *arguments)
+        return type(state)(memory.copy_(state.x)), seen
+
+    monkeypatch.setattr(Specialised, "__call__", reusing)
+    x, model, shown = torch.randn(5, 2, generator=seeded()), network(), []
+    sampler = CUDALangevinDynamics(model, 0.1).compile(block=2, backend="eager")
+    target = Target(model)
+    with torch.no_grad():
+        state = sampler.init(x, target, None)
+        sampler.advance(state, 0, 6, target=target, generator=seeded(), notice=lambda n, s: shown.append(s.x))
+    run = LangevinDynamics(model, 0.1).sample(x, n_steps=6, return_trajectory=True, generator=seeded())
+    torch.testing.assert_close(torch.stack(shown, 1), run[:, 1::2])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"triton.cudagraphs": True}),
+        ({"options": {"max_autotune": False}}, {"triton.cudagraphs": True, "max_autotune": False}),
+        ({"options": {"triton.cudagraphs": False}}, {"triton.cudagraphs": False}),
+        ({"mode": "default"}, None),
+        ({"backend": "eager"}, None),
+    ],
+)
+def test_graphs_are_asked_for_on_an_accelerator(monkeypatch, options, expected):
+    asked = []
+    function = CUDALangevinDynamics(network()).compile(**options).compiled.function
+    monkeypatch.setattr(torch, "compile", lambda fn, **o: asked.append(o) or fn)
+    function._compile(torch.device("cuda"))
+    assert asked[0].get("options") == expected
+    assert asked[0]["fullgraph"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_the_accelerator():
+    x, model = torch.randn(50, 2, generator=seeded()).cuda(), network().cuda()
+    runs = []
+    for kind in (LangevinDynamics, CUDALangevinDynamics):
+        sampler = kind(model, 0.01)
+        if kind is CUDALangevinDynamics:
+            sampler.compile(block=4)
+        generator = torch.Generator("cuda").manual_seed(0)
+        runs += [sampler.sample(x, n_steps=23, return_trajectory=True, generator=generator) for _ in range(2)]
+    torch.testing.assert_close(runs[0], runs[2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(runs[1], runs[3], rtol=1e-4, atol=1e-4)
