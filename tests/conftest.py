@@ -13,6 +13,7 @@ from torchebm.core.sampler import Scheduled
 from torchebm.samplers import (
     BarkerProposal,
     ChEESHamiltonianMonteCarlo,
+    GlobalProposals,
     GradientDescent,
     HamiltonianMonteCarlo,
     LangevinDynamics,
@@ -96,6 +97,13 @@ SAMPLERS = [
         memory=("time", "way", "replica_x"),
         counts=("round_trips",),
         rates=("swap_rate",),
+    ),
+    SamplerCase(
+        GlobalProposals,
+        {"inner": LangevinDynamics, "step_size": 0.1, "scale": 1.3, "n_proposals": 2},
+        gradients=lambda n: 1 + n,
+        energies=lambda n: 3 * n - 1,
+        rates=("global_acceptance_rate",),
     ),
     SamplerCase(MetropolisAdjustedLangevin, {"step_size": 0.1}, gradients=lambda n: 1 + n),
     SamplerCase(BarkerProposal, {"step_size": 0.8}, gradients=lambda n: 1 + n),

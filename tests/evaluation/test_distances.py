@@ -1,5 +1,6 @@
 """Distances between sets of samples."""
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,10 @@ from torchebm.evaluation import (
     class_shares,
     classifier_two_sample,
     compare,
+    energy_distance,
     fitted_gaussian,
+    kernels,
+    mmd,
     nearest_distance,
     projections,
     sliced_wasserstein,
@@ -33,9 +37,122 @@ def test_sliced_wasserstein_of_a_shift():
     assert sliced_wasserstein(a, a[torch.randperm(50)], directions) == pytest.approx(0, abs=1e-12)
 
 
-def test_sliced_wasserstein_wants_sets_of_one_size():
-    with pytest.raises(ValueError, match="10 and 5 points"):
-        sliced_wasserstein(normal(10, 2), normal(5, 2), projections(2))
+def replicated(values, n, m):
+    """The squared W2 in one dimension, from as many copies of each point as make the sets equally large."""
+    one, other = values
+    one, other = one.repeat_interleave(m, 0).sort(0).values, other.repeat_interleave(n, 0).sort(0).values
+    return (one - other).square().mean()
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 7), (6, 4), (5, 5), (12, 5)])
+def test_sliced_wasserstein_of_sets_of_any_sizes(n, m):
+    a, b, directions = normal(n, 2, 2), normal(m, 2, 2, scale=2, shift=1), projections(4, 3, generator=generator())
+    projected = [[x.flatten(1) @ direction for x in (a, b)] for direction in directions.T]
+    expected = sum(replicated(pair, n, m) for pair in projected) / 3
+    assert sliced_wasserstein(a, b, directions) == pytest.approx(float(expected.sqrt()), rel=1e-12)
+    assert sliced_wasserstein(a, b, generator=generator()) > 0
+
+
+def test_directions_must_fit():
+    with pytest.raises(ValueError, match=r"expected \[2, k\], unit vectors as columns"):
+        sliced_wasserstein(normal(10, 2), normal(5, 2), projections(3))
+
+
+def kernel(x, y, bandwidth):
+    squared = (x - y).square().sum()
+    return sum(torch.exp(-squared / (2 * (f * bandwidth) ** 2)) for f in (0.25, 0.5, 1.0, 2.0, 4.0)) / 5
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (1, 2, 3), (40,)], ids=str)
+def test_mmd_and_energy_distance_are_their_formulas(shape, monkeypatch):
+    """Loops over pairs; in blocks of a few rows as well."""
+    a, b = normal(6, *shape) + 7, normal(9, *shape, scale=2.0, shift=7.5)
+    points = torch.cat([a, b])
+    apart = [float((x - y).norm()) for x, y in itertools.combinations(points, 2)]
+    bandwidth = sorted(apart)[(len(apart) - 1) // 2]
+    within = [sum(kernel(x, y, bandwidth) for x, y in itertools.permutations(s, 2)) / (len(s) * (len(s) - 1))
+              for s in (a, b)]  # fmt: skip
+    between = sum(kernel(x, y, bandwidth) for x in a for y in b) / 54
+    expected = float(within[0] + within[1] - 2 * between)
+    means = [[float((x - y).norm()) for x in s for y in t] for s, t in ((a, b), (a, a), (b, b))]
+    distance = 2 * sum(means[0]) / 54 - sum(means[1]) / 36 - sum(means[2]) / 81
+    for entries in (2**22, 20):
+        monkeypatch.setattr(kernels, "ENTRIES", entries)
+        assert mmd(a, b) == pytest.approx(expected, rel=1e-10)
+        assert mmd(a, b, bandwidth=bandwidth) == pytest.approx(expected, rel=1e-10)
+        assert energy_distance(a, b) == pytest.approx(distance, rel=1e-10)
+
+
+def test_mmd_has_no_bias():
+    """400 pairs of tiny sets: the mean is zero to five standard errors, which fails once in 1.7 million; a biased
+    estimate would be off by forty."""
+    g = generator()
+    found = torch.tensor([mmd(torch.randn(8, 2, generator=g), torch.randn(5, 2, generator=g), bandwidth=1.0)
+                          for _ in range(400)])  # fmt: skip
+    assert abs(found.mean()) < 5 * found.std() / 20
+
+
+def test_the_median_of_many_points_is_that_of_some():
+    """Drawn by the generator, near the median of all (to a tenth), with the global stream left alone."""
+    x, before = normal(1500, 2), torch.get_rng_state()
+    found = [kernels.median_distance(x, generator()) for _ in range(2)]
+    assert found[0] == found[1] == pytest.approx(float(torch.nn.functional.pdist(x).median()), rel=0.1)
+    assert mmd(x, x[:50], generator=generator()) == mmd(x, x[:50], generator=generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_energy_distance_in_closed_form():
+    """Two points: 2 r. Normals one apart: from the mean absolute value of a normal."""
+    assert energy_distance(torch.zeros(3, 2), torch.tensor([[3.0, 4.0]])) == 10.0
+    g = generator()
+    a, b = torch.randn(2, 3000, generator=g, dtype=torch.float64)
+    z = torch.distributions.Normal(0.0, 1.0)
+
+    def mean_absolute(mean):  # of a normal of variance 2
+        t = torch.tensor(mean / math.sqrt(2))
+        return math.sqrt(2) * float(2 * z.log_prob(t).exp() + t * (2 * z.cdf(t) - 1))
+
+    exact = 2 * mean_absolute(1.0) - 2 * mean_absolute(0.0)
+    assert energy_distance(a, b + 1) == pytest.approx(exact, abs=0.135)  # five standard errors
+
+
+def test_distances_do_not_depend_on_the_origin():
+    """A million standard deviations away, where squares of the points would have no digits left."""
+    for d in (2, 50):
+        a, b = normal(30, d), normal(40, d, scale=1.3)
+        for function in (mmd, energy_distance):
+            assert function(a + 1e6, b + 1e6) == pytest.approx(function(a, b), rel=1e-6)
+        # of many components, the root of a rounding error for points that coincide
+        assert energy_distance(a, a) == pytest.approx(0, abs=1e-12 if d == 2 else 1e-8)
+
+
+def test_constant_sets():
+    same = torch.ones(5, 2)
+    assert mmd(same, same) == 0.0
+    assert energy_distance(same, same) == 0.0
+    assert sliced_wasserstein(same, same) == 0.0
+
+
+FUNCTIONS = [mmd, energy_distance, sliced_wasserstein, nearest_distance, classifier_two_sample]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_bad_sets_are_named(function):
+    good = normal(20, 2)
+    nan = good.clone()
+    nan[3, 1], nan[5, 0] = math.nan, math.inf
+    with pytest.raises(ValueError, match=r"a has entries that are not finite, in 2 of 20 points"):
+        function(nan, good)
+    with pytest.raises(ValueError, match="not finite, in 2 of 20 points"):
+        function(good, nan)
+    with pytest.raises(ValueError, match=r"holds 0 points"):
+        function(good, good[:0])
+    with pytest.raises(ValueError, match=r"points of shape \[2\].*\[3\]"):
+        function(good, normal(20, 3))
+    with pytest.raises(TypeError, match="must be a tensor"):
+        function(good.tolist(), good)
+    with pytest.raises(TypeError, match="real numbers"):
+        function(good > 0, good)
 
 
 def test_ratio_is_one_for_real_data_and_grows_with_the_error():

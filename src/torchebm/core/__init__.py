@@ -12,6 +12,7 @@ from .analytic import (
     HarmonicModel,
     RastriginModel,
     RosenbrockModel,
+    UniformModel,
 )
 from .bijections import Blocks, correlation_matrix, ordered
 from .compiled import CompilationError
@@ -82,6 +83,7 @@ __all__ = [
     "Target",
     "TemperatureScheduler",
     "TransformedModel",
+    "UniformModel",
     "WarmupScheduler",
     "WeightedSum",
     "correlation_matrix",

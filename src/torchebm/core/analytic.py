@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import integer, number
-from .closed_form import LOG_TWO_PI, ClosedFormModel, NumberModel, check_points
+from .closed_form import LOG_TWO_PI, ClosedFormModel, NumberModel, check_points, check_tensor
 from .curved import BananaModel, FunnelModel, RosenbrockModel
 from .gaussian import GaussianMixtureModel, GaussianModel
 from .random import check_generator, uniform
@@ -24,6 +24,7 @@ __all__ = [
     "HarmonicModel",
     "RastriginModel",
     "RosenbrockModel",
+    "UniformModel",
 ]
 
 
@@ -70,6 +71,61 @@ class HarmonicModel(NumberModel):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
         """Exact, independent draws."""
         return self._randn(n, generator) / math.sqrt(self.k)
+
+
+class UniformModel(ClosedFormModel):
+    r"""The uniform density on a box: energy 0 inside, and infinite outside.
+
+    Args:
+        low: The lower corner, `[*event]`.
+        high: The upper corner, `[*event]`, above the lower one in every coordinate.
+
+    Example:
+        >>> model = UniformModel(torch.zeros(2), torch.tensor([1.0, 4.0]))
+        >>> model(torch.tensor([[0.5, 0.5], [1.5, 0.5]])), round(model.log_z.item(), 4)
+        (tensor([0., inf]), 1.3863)
+    """
+
+    def __init__(self, low: Float[Tensor, "*event"], high: Float[Tensor, "*event"]) -> None:
+        super().__init__()
+        low, high = (check_tensor(name, t, "[*event]", range(8)) for name, t in (("low", low), ("high", high)))
+        if low.shape != high.shape or not bool((low < high).all()):
+            raise ValueError(f"low must lie below high, in every coordinate; got low={low.tolist()}, "
+                             f"high={high.tolist()}.")  # fmt: skip
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+        self.event_shape = low.shape
+
+    def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
+        check_points(x, self.event_shape)
+        within = ((x >= self.low) & (x <= self.high)).reshape(len(x), -1).all(1)
+        return torch.where(within, 0.0, torch.inf).to(x.dtype)
+
+    def gradient(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch *event"]:
+        check_points(x, self.event_shape)
+        return torch.zeros_like(x)
+
+    @property
+    def mean(self) -> Float[Tensor, "*event"]:
+        """The centre of the box."""
+        return 0.5 * (self.low + self.high)
+
+    @property
+    def variance(self) -> Float[Tensor, "*event"]:
+        """A twelfth of the squared sides."""
+        return (self.high - self.low).square() / 12
+
+    @property
+    def log_z(self) -> Float[Tensor, ""]:
+        """The logarithm of the volume."""
+        return (self.high.double() - self.low.double()).log().sum()
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
+        """Exact, independent draws."""
+        check_generator(generator, self.low.device)
+        shape = (integer("n", n), *self.low.shape)
+        u = uniform(shape, generator=generator, dtype=self.low.dtype, device=self.low.device)
+        return torch.lerp(self.low, self.high, u)
 
 
 class _SeparableModel(NumberModel):

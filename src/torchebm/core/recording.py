@@ -17,6 +17,7 @@ __all__ = ["Recorder", "TrajectoryFile", "TrajectoryTensor"]
 _REPORTS = {
     "acceptance_rate": "mean",
     "energy_error": "mean",
+    "global_acceptance_rate": "mean",
     "swap_rate": "mean",
     "n_steps": "sum",
     "round_trips": "sum",

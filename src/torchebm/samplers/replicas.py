@@ -116,8 +116,8 @@ def flat(state: Any) -> Any:
 
 
 def each_leaf(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A state or info of the same kind, with the function applied to each tensor."""
-    return type(state)(*map(function, state))
+    """A state or info of the same kind, with the function applied to each tensor, also of an info within an info."""
+    return type(state)(*(each_leaf(leaf, function) if isinstance(leaf, tuple) else function(leaf) for leaf in state))
 
 
 def repeat(x: Float[Tensor, " chain *event"], n: int) -> Float[Tensor, " chain_replica *event"]:

@@ -1,0 +1,43 @@
+"""This library on the reference posteriors, with the models of its own tests."""
+
+import functools
+import runpy
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from reference import FOLDER, Run, serve
+
+from torchebm.samplers import ChEESHamiltonianMonteCarlo, NoUTurnSampler
+
+SAMPLERS = {"NUTS": NoUTurnSampler, "ChEES": ChEESHamiltonianMonteCarlo}
+POSTERIORS = runpy.run_path(str(FOLDER / "models.py"))["POSTERIORS"]
+
+
+def density(posterior: str, x: np.ndarray) -> np.ndarray:
+    return -POSTERIORS[posterior].model(torch.from_numpy(x)).numpy()
+
+
+@functools.cache
+def sampler(posterior: str, kind: str, compiled: bool, chains: int) -> Any:
+    """One for each configuration, with what was compiled for it."""
+    made = SAMPLERS[kind](POSTERIORS[posterior].model)
+    return made.compile() if compiled else made
+
+
+def run(posterior: str, n_warmup: int, n_draws: int, seed: int, sampler_kind: str, compiled: bool,
+        chains: int) -> Run:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    kernel = sampler(posterior, sampler_kind, compiled, chains)
+    began = time.perf_counter()
+    x = POSTERIORS[posterior].initial(chains, generator)
+    state = kernel.warm_up(x, n_warmup, generator=generator)
+    warm = time.perf_counter()
+    draws, noted = kernel.sample(state=state, n_steps=n_draws, generator=generator, return_trajectory=True,
+                                 return_diagnostics=True)  # fmt: skip
+    done = time.perf_counter()
+    return done - began, warm - began, done - warm, draws.numpy(), int(noted["n_steps"].sum())
+
+
+serve(density, run)
