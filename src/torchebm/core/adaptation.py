@@ -148,9 +148,11 @@ class Tunable(BaseSampler):
     def _tune(self, state: Any, start: int, n_warmup: int, *, target: Target, generator: torch.Generator | None,
                  notice: Callable[[int, Any], None] | None, held: Tensor | None) -> Any:  # fmt: skip
         """Transitions at the schedules' first values, except for what an adaptation tunes."""
+        if n_warmup == 0:
+            return state
         at_first = self.parameter_table(start, 1)
         options: dict[str, Any] = {"target": target, "generator": generator, "held": held}
-        adaptation = self.adaptation(n_warmup) if n_warmup else None
+        adaptation = self.adaptation(n_warmup)
         if adaptation is None:
             table = {name: values * n_warmup for name, values in at_first.items()}
             return self.advance(state, start, n_warmup, parameters=table, notice=notice, **options)

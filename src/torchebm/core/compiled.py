@@ -130,7 +130,7 @@ class CompiledBlocks:
         if n_steps < size or any(isinstance(values[0], int) for values in parameters.values()):
             return state, 0  # whole numbers, as of leapfrog steps, shape the computation
         noise = self.sampler.noise(state.x, size)
-        rows = [tuple(buffer[i] for buffer in noise) for i in range(size)]
+        rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()] * size
         x, wide = state.x, torch.promote_types(state.x.dtype, torch.float32)
         columns = {name: _column(values, x.device, wide) for name, values in parameters.items()}
         if not isinstance(temperature, Tensor) and temperature != 1.0:

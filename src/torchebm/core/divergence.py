@@ -11,6 +11,7 @@ from .checks import warn_caller
 __all__ = ["DivergenceWatch", "SamplingDivergenceWarning"]
 
 _WINDOW = 64  # transitions that are collected before they are searched
+_SMALL = 1 << 14  # entries of all chains, up to which keeping a window of them costs less than a mean of each
 
 
 class SamplingDivergenceWarning(UserWarning):
@@ -28,38 +29,44 @@ class DivergenceWatch:
 
     def __init__(self, x: Float[Tensor, " chain *event"], stuck: Bool[Tensor, " chain"] | None, n_steps: int) -> None:
         self.n_chains = len(x)
-        self.stuck = torch.zeros(len(x), dtype=torch.bool, device=x.device) if stuck is None else stuck
-        self.n_stuck = int(self.stuck.sum())
-        self._event = x.shape[1:].numel()
-        self._shares = x.new_full((self._event,), 1 / self._event)  # a mean, since a sum may overflow in float16
-        self._window = x.new_empty(max(1, min(_WINDOW, n_steps)), len(x))
-        self._rows = tuple(self._window)
-        self._whole = torch.ones(len(x), dtype=torch.bool, device=x.device)  # chains that were finite so far
-        self._sound = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # their notes until they were not
-        self._filled = self._done = 0
+        self.stuck = stuck
+        self.n_stuck = 0 if stuck is None else int(stuck.sum())
+        self._event, self._device = x.shape[1:].numel(), x.device
+        self._length = max(1, min(_WINDOW, n_steps))
+        self._notes: list[Tensor] = []  # of the window: whatever is finite, for each chain, where the chain is
+        self._shares: Tensor | None = None
+        if x.device.type != "cpu" or x.numel() > _SMALL:
+            self._shares = x.new_full((self._event,), 1 / self._event)  # a mean, since a sum may overflow in float16
+        self._n_sound = 0  # notes before the window, if all of them were finite
+        self._whole: Tensor | None = None  # [chain], once one was not: those that were finite so far
+        self._sound: Tensor | None = None  # [chain], and their notes until they were not
+        self._done = 0
         self._steps: list[int] = []  # the last transition before each note
 
     def __call__(self, n: int, state: Any) -> None:
-        """Takes note of n transitions: the mean over a point is infinite or NaN where the point is."""
+        """Takes note of n transitions, by the points themselves while they are small, else by the mean over each."""
         self._done += n
         self._steps.append(self._done - 1)
-        torch.mv(state.x.reshape(-1, self._event), self._shares, out=self._rows[self._filled])
-        self._filled += 1
-        if self._filled == len(self._rows):
+        x = state.x if self._shares is None else torch.mv(state.x.reshape(-1, self._event), self._shares)
+        self._notes.append(x)
+        if len(self._notes) == self._length:
             self._close_window()
 
     def first_steps(self) -> Tensor:
         """`[chain]`: the first transition after which a chain was seen not finite, -1 where there is none."""
-        if not self._steps:
-            return self._sound - 1
         self._close_window()
-        steps = torch.tensor([*self._steps, -1], device=self._sound.device)
+        if self._sound is None:
+            return torch.full((self.n_chains,), -1, device=self._device)
+        steps = torch.tensor([*self._steps, -1], device=self._device)
         return steps[self._sound]
 
     def report(self, advice: str) -> None:
         """Warns, once, if there is something to say."""
+        self._close_window()
+        if self._sound is None and not self.n_stuck:
+            return
         first = self.first_steps()
-        diverged = first[(first >= 0) & ~self.stuck]
+        diverged = first[(first >= 0) & (~self.stuck if self.stuck is not None else True)]
         parts = []
         when = "at" if self._done == len(self._steps) else "by"  # compiled blocks are seen as a whole
         if len(diverged):
@@ -78,10 +85,16 @@ class DivergenceWatch:
 
     def _close_window(self) -> None:
         """Counts the notes of each chain before the first that was not finite."""
-        window, self._filled = self._window[: self._filled], 0
-        finite = window.isfinite()
-        if window.device.type == "cpu" and bool(finite.all()):  # a look costs nothing there
-            self._sound += torch.where(self._whole, len(window), 0)
+        if not self._notes:
             return
+        notes, self._notes = torch.stack(self._notes), []
+        finite = notes.isfinite()
+        if self._sound is None and self._device.type == "cpu" and bool(finite.all()):  # a look costs nothing there
+            self._n_sound += len(notes)
+            return
+        finite = finite.reshape(len(notes), self.n_chains, -1).all(2)  # [note, chain]
+        if self._whole is None or self._sound is None:
+            self._whole = torch.ones(self.n_chains, dtype=torch.bool, device=self._device)
+            self._sound = torch.full((self.n_chains,), self._n_sound, device=self._device)
         self._sound += torch.where(self._whole, finite.to(torch.uint8).cummin(0).values.sum(0), 0)
         self._whole &= finite.all(0)
