@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from torchebm.core import BaseModel, HarmonicModel, LinearScheduler, SamplingDivergenceWarning
-from torchebm.core.compiled import CompilationError
+from torchebm.core.compiled import CompilationError, fitting
 from torchebm.losses import ContrastiveDivergence
 from torchebm.samplers import (
     HamiltonianMonteCarlo,
@@ -248,3 +248,12 @@ def test_shapes_of_a_block(backend, seeded):
         sampler = MetropolisHastings(HarmonicModel()).compile(block=3, backend=backend)
         got = sampler.sample(x, n_steps=7, generator=seeded())
         torch.testing.assert_close(got, MetropolisHastings(HarmonicModel()).sample(x, n_steps=7, generator=seeded()))
+
+
+@pytest.mark.parametrize(
+    ("size", "n_steps", "block"),
+    [(4, 10, 5), (4, 3, 3), (4, 2, 2), (4, 5, 5), (4, 7, 4), (16, 40, 20), (16, 100, 20), (16, 128, 16), (16, 127, 16),
+     (16, 1000, 16), (1, 7, 1), (32, 7, 7), (2, 15, 3)],
+)  # fmt: skip
+def test_short_runs_leave_no_step_over_where_a_block_divides_them(size, n_steps, block):
+    assert fitting(size, n_steps) == block

@@ -126,8 +126,8 @@ class CompiledBlocks:
             The state, and how many transitions led to it.
         """
         one = sum(buffer.numel() for buffer in self.sampler.noise(state.x, 1))
-        size = min(self.n_steps, max(1, _MOST_NOISE // max(1, one)))
-        if n_steps < size or any(isinstance(values[0], int) for values in parameters.values()):
+        size = fitting(min(self.n_steps, max(1, _MOST_NOISE // max(1, one))), n_steps)
+        if n_steps < 2 or any(isinstance(values[0], int) for values in parameters.values()):
             return state, 0  # whole numbers, as of leapfrog steps, shape the computation
         noise = self.sampler.noise(state.x, size)
         rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()] * size
@@ -192,10 +192,11 @@ class Compilable(BaseSampler):
         Of samplers whose host decides, within a transition, how it goes on (`steps_per_block` is `None`), the energy
         and its gradient are compiled instead. The first run of each shape, dtype and device takes some seconds longer.
         Runs give the same draws as before up to rounding, which chaotic dynamics amplify. Steps that do not fill a
-        block, and those of a warm-up that tunes, are not compiled.
+        block, single ones, and those of a warm-up that tunes are not compiled.
 
         Args:
-            block: Transitions in one function; chosen by the kind of sampler if left out.
+            block: Transitions in one function, chosen by the kind of sampler if left out; short runs take what divides
+                them, from half as many to half as many again.
             **options: For `torch.compile`.
 
         Raises:
@@ -251,6 +252,17 @@ class _CompiledTarget(Target):
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._function(self._plain, x, self.model_kwargs)
+
+
+def fitting(size: int, n_steps: int) -> int:
+    """Transitions in a block: `size`, or for short runs what divides them best, so that none is left over.
+
+    Training runs the same few transitions at each update, and those that fill no block are not compiled.
+    """
+    if n_steps >= 8 * size:
+        return size
+    near = [k for k in range(max(2, size // 2), size + size // 2 + 1) if n_steps % k == 0]
+    return min(near, key=lambda k: abs(k - size)) if near else min(size, n_steps)
 
 
 def _column(values: Sequence[float | Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
