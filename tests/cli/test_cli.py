@@ -1,5 +1,6 @@
 """The command line: the main job, small, and one clear line for every kind of bad input."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import torchebm
 from torchebm.cli import main
+from torchebm.training import RECIPES
 
 SMALL = ["--n-steps", "12", "--n-samples", "60", "--sampler.n-steps", "5", "--loss.buffer-size", "200"]
 
@@ -44,7 +46,8 @@ def test_digits_from_end_to_end(tmp_path, capsys):
     assert np.load(tmp_path / "seven.npy").shape == (7, 1, 8, 8)
     assert run("sample", out, "-n", 7, "--n-steps", 2, "--out", tmp_path / "again.npy") == 0
     assert np.array_equal(np.load(tmp_path / "seven.npy"), np.load(tmp_path / "again.npy"))
-    assert run("evaluate", out) == 0
+    assert run("evaluate", out, "--quick") == 0
+    assert json.loads((out / "evaluation.json").read_text()) == figures
     assert run("report", out) == 0
 
     assert run("train", "--data", "digits", "--out", out, *SMALL) == 2
@@ -101,6 +104,9 @@ def test_bad_tables_give_one_line(tmp_path, capsys, content, message):
         (["sample", "nowhere", "--out", "x.npy"], "holds no run"),
         (["report", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "holds no run"),
+        (["recipes", "minst"], "Did you mean 'mnist'"),
+        (["train", "--data", "two_moons", "--out", "run", "--recipe", "mnist"], "is for data of kind image"),
+        (["train", "--data", "two_moons", "--out", "run", "--recipe", "jem-density"], "learns classes"),
     ],
 )
 def test_bad_input_gives_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -131,7 +137,92 @@ def test_help_and_recipes(capsys):
         assert run(command, "--help") == 0
         assert f"torchebm {command}" in capsys.readouterr().out
     assert run("recipes") == 0
-    assert "digits" in capsys.readouterr().out
+    listing = capsys.readouterr().out
+    for name, settings in RECIPES.items():
+        assert any(line.split()[:1] == [name] for line in listing.splitlines())
+        assert settings.source.split()[0] in listing
+    assert "short-run generator" in listing
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_recipe_shows_every_setting_with_its_meaning(name, capsys):
+    assert run("recipes", name) == 0
+    shown = capsys.readouterr().out
+    for group in dataclasses.fields(RECIPES[name]):
+        for field in dataclasses.fields(getattr(RECIPES[name], group.name)):
+            dashed = field.name.replace("_", "-")
+            assert f"--{group.name}.{dashed}" in shown or f"--{group.name}.no-{dashed}" in shown
+    assert "updates" in shown.lower()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_of_a_recipe_is_an_option(name):
+    """What `torchebm recipes NAME` shows is read back to the very recipe, and one number more is taken over."""
+    import tyro
+
+    from torchebm.cli.commands import Train
+    from torchebm.report.reproduction import option
+
+    settings, words = RECIPES[name], ["--data", "digits", "--out", "run", "--recipe", name]
+    for group in dataclasses.fields(settings):
+        values = getattr(settings, group.name)
+        for field in dataclasses.fields(values):
+            words += option(group.name, field.name, getattr(values, field.name))
+    assert tyro.cli(Train, args=words, default=Train.with_recipe_of(words)).settings == settings
+    words = [*words[:6], "--sampler.n-steps", "7", "--training.learning-rate", "0.5"]
+    read = tyro.cli(Train, args=words, default=Train.with_recipe_of(words)).settings
+    assert type(read) is type(settings)
+    assert (read.sampler.n_steps, read.training.learning_rate) == (7, 0.5)
+
+
+def test_a_thorough_evaluation_of_classes(tmp_path, capsys):
+    out = tmp_path / "classes"
+    assert run("train", "--data", "digits", "--recipe", "jem-density", "--out", out, *SMALL) == 0
+    assert run("sample", out, "-n", 4, "--n-steps", 2, "--label", 7, "--out", tmp_path / "sevens.npy") == 0
+    assert run("sample", out, "-n", 4, "--n-steps", 2, "--label", 10, "--out", tmp_path / "none.npy") == 2
+    assert "whole number from 0 to 9" in capsys.readouterr().err
+    assert run("evaluate", out, "--multiples", 1, 2) == 0
+    figures = json.loads((out / "evaluation.json").read_text())
+    chapters = {"two_sample_tests", "classification", "out_of_distribution", "long_run", "log_likelihood"}
+    assert chapters <= figures.keys()
+    assert "divergence" not in figures
+    assert figures["long_run"]["steps"] == [5, 10]
+    assert 0 <= figures["classification"]["conditional_accuracy"] <= 1
+    assert set(figures["out_of_distribution"]["auroc"]) == {"energy", "score_norm", "max_probability"}
+    shown = capsys.readouterr().out
+    for words in ("Verdict:", "AUROC", "Held-out likelihood", "p-value", "classifies rightly"):
+        assert words in shown
+        assert words in (out / "report.html").read_text()
+    assert run("report", out) == 0  # the same figures, read again
+    assert "AUROC" in (out / "report.html").read_text()
+
+
+def test_a_thorough_evaluation_of_a_known_density(tmp_path):
+    out = tmp_path / "moons"
+    assert run("train", "--data", "two_moons", "--recipe", "tabular", "--out", out, *SMALL) == 0
+    assert run("evaluate", out, "--multiples", 1, 2) == 0
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert "classification" not in figures
+    assert "out_of_distribution" not in figures
+    assert figures["divergence"]["kl"] > 0
+    assert abs(figures["divergence"]["log_z"] - figures["log_likelihood"]["log_z"]["estimate"]) < 0.5
+
+
+def test_an_energy_without_a_normaliser_has_the_reason_in_its_place(tmp_path, monkeypatch):
+    from torchebm.cli import judging
+
+    out = tmp_path / "moons"
+    assert run("train", "--data", "two_moons", "--recipe", "tabular", "--out", out, *SMALL[:2], "--n-samples", "0") == 0
+
+    def refuse(*arguments):
+        raise judging.UnboundedEnergyError("it falls\nwithout end")
+
+    for name in ("tests", "long_chains", "divergence"):
+        monkeypatch.setattr(judging, name, lambda *arguments: {})
+    monkeypatch.setattr(judging, "likelihood", refuse)
+    figures = judging.thorough(torchebm.load_run(out), None, (1, 2))
+    assert figures["log_likelihood"] == {"refused": "it falls without end"}
+    assert figures.keys() == {"two_sample_tests", "long_run", "divergence", "log_likelihood"}
 
 
 def test_samples_of_an_earlier_step_are_not_judged(tmp_path):

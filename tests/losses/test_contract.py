@@ -8,7 +8,13 @@ from torch import nn
 
 import torchebm.losses
 from torchebm.core import BaseLoss, EnergyModel, LossOutput, NonFiniteEnergyError
-from torchebm.losses import ContrastiveDivergence
+from torchebm.losses import (
+    ContrastiveDivergence,
+    ImprovedContrastiveDivergence,
+    JointContrastiveDivergence,
+    NoiseLevels,
+    RecoveryLikelihood,
+)
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics, MetropolisHastings
 
 N = 8
@@ -36,6 +42,25 @@ LOSSES = {
         ),
         "schedules that run on": lambda model: ContrastiveDivergence(
             model, LangevinDynamics(model, lambda step: 0.1 / (1 + step)), k_steps=2, reset_schedulers=False
+        ),
+    },
+    JointContrastiveDivergence: {
+        "points alone": lambda model: JointContrastiveDivergence(
+            model, langevin(model), k_steps=2, persistent=True, buffer_size=20
+        ),
+    },
+    ImprovedContrastiveDivergence: {
+        "from data": lambda model: ImprovedContrastiveDivergence(model, langevin(model), k_steps=1),
+        "persistent": lambda model: ImprovedContrastiveDivergence(
+            model, langevin(model), k_steps=3, persistent=True, buffer_size=20, n_neighbours=5
+        ),
+        "schedules that run on": lambda model: ImprovedContrastiveDivergence(
+            model, LangevinDynamics(model, lambda step: 0.1 / (1 + step)), k_steps=2, reset_schedulers=False
+        ),
+    },
+    RecoveryLikelihood: {
+        "one energy for all levels": lambda model: RecoveryLikelihood(
+            model, langevin(model), NoiseLevels.linear(3), k_steps=2, conditional=False
         ),
     },
 }

@@ -274,3 +274,41 @@ def test_a_single_point_is_a_box_of_no_width(seeded):
     chains = ReplayBuffer(5).begin(5, torch.full((1, 2), 3.0), generator=seeded())
     assert torch.equal(chains, torch.full((5, 2), 3.0))
     assert torch.equal(ReplayBuffer(5, "gaussian").begin(5, torch.full((1, 2), 3.0), generator=seeded()), chains)
+
+
+# ages ----------------------------------------------------------------------------------------------------------------
+
+
+def test_ages_count_what_was_written_back(seeded):
+    buffer, generator = filled(10), seeded()
+    assert float(buffer.mean_age) == 0.0
+    counts = torch.zeros(10, dtype=torch.int64)
+    for _ in range(20):
+        slots, _ = update(buffer, 4, generator)
+        counts[slots] += 1
+    assert torch.equal(buffer.ages, counts)
+    assert float(buffer.mean_age) == pytest.approx(8.0)
+    buffer.draw(4, buffer.chains[:2], generator=generator)
+    assert torch.equal(buffer.ages, counts)  # a draw alone changes nothing
+
+
+def test_chains_that_begin_anew_are_young(points, seeded):
+    """Those that are far from the old ones have been written back once, and nobody else has lost its age."""
+    data, buffer, generator = points(50, ()).double() + 1e6, filled(100), seeded()
+    for _ in range(30):
+        before = buffer.ages.clone() if buffer.ages.numel() else torch.zeros(100, dtype=torch.int64)
+        slots, chains = update(buffer, 20, generator) if not before.any() else buffer.draw(20, data, 0.25)
+        buffer.write(slots, chains)
+        new = slots[:5] if before.any() else slots[:0]
+        rest = torch.tensor(sorted(set(range(100)) - set(new.tolist())))
+        assert (buffer.ages[new] == 1).all()
+        assert (buffer.ages[rest] >= before[rest]).all()
+
+
+def test_ages_are_part_of_the_state(seeded):
+    first, second = filled(10), ReplayBuffer(10)
+    update(first, 4, seeded())
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.ages, first.ages)
+    second.load_state_dict(ReplayBuffer(10).state_dict())
+    assert float(second.mean_age) == 0.0

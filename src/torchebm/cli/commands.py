@@ -1,12 +1,10 @@
 """What each command does; its fields are its options."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,13 +14,13 @@ from torch import Tensor
 from torchebm.core.checks import integer
 from torchebm.core.random import generator_for
 from torchebm.datasets import load
-from torchebm.evaluation import compare
 from torchebm.report import write_report
-from torchebm.training import RECIPES, Recipe, TrainedRun, load_run, recipe, train_run
+from torchebm.training import Recipe, TrainedRun, load_run, recipe, train_run
+
+from .figures import judge, print_figures, read_figures
+from .listing import described, overview
 
 __all__ = ["Evaluate", "Recipes", "Report", "Sample", "Train"]
-
-MOST_TRAINING_ROWS = 10_000  # that samples are compared with; the rest would change little and take long
 
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
@@ -91,6 +89,8 @@ class Sample:
     """Samples."""
     n_steps: int | None = None
     """Transitions of each chain; the recipe's number if left out."""
+    label: int | None = None
+    """Class of the samples, for recipes that learn classes; of all classes if left out."""
     seed: int = 0
     """Of the chains."""
     device: str = "cpu"
@@ -107,7 +107,7 @@ class Sample:
         if self.out.suffix == ".csv" and columns is None:
             raise ValueError("--out must end in .npy: images make no table.")
         n_steps = None if self.n_steps is None else integer("--n-steps", self.n_steps)
-        samples = draw(run, integer("-n", self.n), self.seed, n_steps)
+        samples = draw(run, integer("-n", self.n), self.seed, n_steps, self.label)
         if self.out.suffix == ".npy":
             np.save(self.out, samples.numpy())
         else:
@@ -118,17 +118,24 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a run's samples against held-out data, beside a Gaussian fitted to the data."""
+    """Judge a run: its samples against held-out data, and all else that fits the data and the recipe."""
 
     run_folder: RunFolder
     """Directory of the run."""
+    quick: bool = False
+    """Only the distances between samples and data, as after training."""
+    multiples: tuple[int, ...] = (1, 10, 100)
+    """Lengths of the long run, in units of the chains that make samples."""
     device: str = "cpu"
     """Where to compute."""
 
     def run(self) -> None:
-        """Prints the figures and writes `evaluation.json`."""
+        """Prints the figures and writes `evaluation.json` and the report."""
         run = load_run(self.run_folder, checked_device(self.device))
-        print_figures(judge(run, samples_of(run)))
+        samples = samples_of(run)
+        figures = judge(run, samples, None if self.quick else self.multiples)
+        print_figures(figures)
+        print(f"\n{write_report(run, samples, figures)}")
 
 
 @dataclass(frozen=True)
@@ -154,20 +161,21 @@ class Report:
 
 @dataclass(frozen=True)
 class Recipes:
-    """List the recipes and their settings."""
+    """List the recipes, or all settings of one."""
+
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """Of the recipe whose settings are wanted."""
 
     def run(self) -> None:
         """Prints them."""
-        for name, settings in RECIPES.items():
-            print(name)
-            for group, values in dataclasses.asdict(settings).items():
-                print(f"  {group}: " + ", ".join(f"{field}={value}" for field, value in values.items()))
+        for line in described(recipe(self.name)) if self.name else overview():
+            print(line)
 
 
-def draw(run: TrainedRun, n: int, seed: int, n_steps: int | None = None) -> Tensor:
+def draw(run: TrainedRun, n: int, seed: int, n_steps: int | None = None, label: int | None = None) -> Tensor:
     """`n` samples on the CPU, with a progress bar."""
-    generator = generator_for(seed, "samples", device=run.model.mean.device)
-    return run.sample(n, n_steps, generator=generator, progress=True).cpu()
+    generator = generator_for(seed, "samples", device=run.device)
+    return run.sample(n, n_steps, label=label, generator=generator, progress=True).cpu()
 
 
 def samples_of(run: TrainedRun) -> Tensor:
@@ -182,54 +190,6 @@ def is_current(run: TrainedRun, path: Path) -> bool:
     """Whether a file of the run was written after its last update."""
     newest = run.folder / "checkpoints" / f"step-{run.step:08d}" / "checkpoint.json"
     return path.exists() and path.stat().st_mtime_ns >= newest.stat().st_mtime_ns
-
-
-def judge(run: TrainedRun, samples: Tensor) -> dict[str, Any]:
-    """The figures of `evaluation.compare`, kept in `evaluation.json`; table columns count in standard deviations."""
-    train, held_out = run.data()
-    train = train.rows(torch.arange(min(len(train), MOST_TRAINING_ROWS)))
-    held_out = held_out.rows(torch.arange(min(len(held_out), MOST_TRAINING_ROWS)))
-    unit = 1.0
-    if train.kind == "table":
-        spread = train.x.std(0)
-        unit = torch.where(spread > 0, spread, 1.0)
-    generator = generator_for(run.config["seed"], "evaluation")
-    figures = compare(samples / unit, train.x / unit, held_out.x / unit, train.labels, generator=generator)
-    (run.folder / "evaluation.json").write_text(json.dumps(_nulls(figures), indent=1))
-    return figures
-
-
-def read_figures(path: Path) -> dict[str, Any]:
-    """What `judge` kept; a figure that could not be computed is NaN."""
-
-    def with_nan(figures: dict[str, Any]) -> dict[str, Any]:
-        return {key: float("nan") if value is None else value for key, value in figures.items()}
-
-    return json.loads(path.read_text(), object_hook=with_nan)
-
-
-def _nulls(figures: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-
-    def null(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {key: _nulls(value) if isinstance(value, dict) else null(value) for key, value in figures.items()}
-
-
-def print_figures(figures: dict[str, Any]) -> None:
-    """A small table: the samples beside the Gaussian."""
-    gaussian = figures["gaussian"]
-    print(f"\n{figures['n_samples']} samples{'':24s}{'samples':>10s}{'Gaussian':>10s}")
-    rows = {
-        "sw2_ratio": "sliced Wasserstein ratio (best 1)",
-        "nearest_ratio": "nearest-neighbour ratio (near 1)",
-        "c2st": "two-sample accuracy (best 0.5)",
-    }
-    for key, title in rows.items():
-        print(f"  {title:33s}{figures[key]:10.3f}{gaussian[key]:10.3f}")
-    if "class_shares" in figures:
-        print("  class shares, %: " + " ".join(f"{100 * share:.1f}" for share in figures["class_shares"]))
 
 
 def checked_device(name: str) -> str:

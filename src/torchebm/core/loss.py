@@ -58,6 +58,19 @@ class BaseLoss(nn.Module, ABC):
     def commit(self) -> None:
         """Makes what the last `evaluate` did lasting (a replay buffer's new chains): called after a finite update."""
 
+    def survey(
+        self, batch: Float[Tensor, " batch *event"], noise: Float[Tensor, " batch *event"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Figures that are too dear for every update: asked for once a line of metrics, and detached.
+
+        Draws nothing and changes nothing.
+
+        Args:
+            batch: The last batch.
+            noise: As many points, uniform in the data's box.
+        """
+        return {}
+
     def forward(self, batch: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None) -> Any:
         """`evaluate` and, in training mode, `commit`; returns `(loss, negatives)`, or the loss where there are none."""
         output = self.evaluate(batch, generator=generator)

@@ -1,5 +1,7 @@
 """Contrastive divergence, from the data or with persistent chains."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +11,7 @@ from torchebm.core.energies import NonFiniteEnergyError, check_energies
 from torchebm.core.first_generation import FirstGenerationContrastiveDivergence
 from torchebm.core.loss import BaseLoss, LossOutput
 from torchebm.core.markov import MarkovSampler
-from torchebm.core.model import BaseModel
+from torchebm.core.model import BaseModel, evaluating
 from torchebm.core.random import randn
 from torchebm.core.sampler import BaseSampler
 from torchebm.core.schedulers import BaseScheduler
@@ -90,6 +92,8 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         replay_buffer = ReplayBuffer(buffer_size, fresh_chains)  # checks its arguments, wanted or not
         self.replay_buffer = replay_buffer if persistent else None
         self._uncommitted: tuple[Tensor | None, Tensor, list[tuple[BaseScheduler, int]]] | None = None
+        self.last_negatives: Tensor | None = None
+        """The negatives of the last evaluation, also of one that failed."""
 
     def evaluate(
         self, batch: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None
@@ -104,6 +108,7 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         if self.replay_buffer is not None:
             slots, start = self.replay_buffer.draw(len(batch), batch, self.new_sample_ratio, generator=generator)
         negatives, metrics, counts = self._negatives(start, batch, generator)
+        self.last_negatives = negatives
         energy_data, energy_negative = self.model(batch), self.model(negatives)  # each [batch]
         check_energies(data=energy_data, negatives=energy_negative)
         self._uncommitted = slots, negatives, counts
@@ -119,7 +124,9 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
                 "energy_data": energy_data.detach().mean(),
                 "energy_negative": energy_negative.detach().mean(),
                 "energy_gap": gap.detach(),
-            },
+                "energy_gap_error": _error_of_gap(energy_data.detach(), energy_negative.detach()),
+            }
+            | ({} if self.replay_buffer is None else {"buffer_age": self.replay_buffer.mean_age}),
             negatives=negatives,
         )
 
@@ -162,6 +169,29 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
         except (RuntimeError, TypeError, ValueError):
             return  # it was something else, of which the sampler's message tells
 
+    @torch.no_grad()
+    def survey(
+        self, batch: Float[Tensor, " batch *event"], noise: Float[Tensor, " batch *event"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Energies of noise, the slope where the last negatives lie, and what lies at the edge of the sampler's box."""
+        if self.last_negatives is None:
+            return {}
+        with evaluating(self.model):
+            slope = self.model.gradient(self.last_negatives).flatten(1).norm(dim=1)
+            figures = {"energy_noise": self.model(noise).mean(), "chain_gradient_norm": slope.mean()}
+        box = getattr(self.sampler, "clamp", None)
+        if box is not None:
+            figures["saturation"] = self._share_at_edge(self.last_negatives, box)
+            figures["saturation_data"] = self._share_at_edge(batch, box)
+        return figures
+
+    def _share_at_edge(self, x: Tensor, box: tuple[float, float]) -> Float[Tensor, ""]:
+        """The share of components at a bound of the sampler's box, in the coordinates that it walks in."""
+        _, transform = self.model.coordinates()
+        z = x if transform is None else cast(Tensor, transform.inv(x))
+        margin = 1e-4 * (box[1] - box[0])  # what a change of coordinates loses
+        return ((z <= box[0] + margin) | (z >= box[1] - margin)).to(x.dtype).mean()
+
     def commit(self) -> None:
         """Writes the last negatives back to the slots that their chains came from; schedules that run on move on."""
         if self._uncommitted is None:
@@ -171,3 +201,9 @@ class ContrastiveDivergence(FirstGenerationContrastiveDivergence, BaseLoss):
             self.replay_buffer.write(slots, negatives)
         for scheduler, count in counts:
             scheduler.step_count = count
+
+
+def _error_of_gap(energy_data: Float[Tensor, " batch"], energy_negative: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """The standard error that the gap of a batch has where data and negatives are independent draws."""
+    variances = energy_data.var(correction=0) / len(energy_data)
+    return (variances + energy_negative.var(correction=0) / len(energy_negative)).sqrt()

@@ -37,6 +37,8 @@ class ReplayBuffer(nn.Module):
 
     chains: Tensor
     """`[size, *event]`, or empty before the first write."""
+    ages: Tensor
+    """`[size]`: how often each chain has been written back since it began, or empty before the first write."""
 
     def __init__(self, size: int = 10_000, fresh: FreshChains = "uniform", widen: float = 0.5) -> None:
         super().__init__()
@@ -46,7 +48,9 @@ class ReplayBuffer(nn.Module):
         self.fresh = fresh
         self.widen = number("widen", widen, at_least=0.0)
         self.register_buffer("chains", torch.empty(0))
+        self.register_buffer("ages", torch.empty(0, dtype=torch.int64))
         self._begun: Tensor | None = None  # what the first draw began, until a write makes it the buffer's
+        self._renewed: tuple[Tensor, int] | None = None  # the slots of the last draw, and how many begin anew
 
     def draw(self, n: int, like: Float[Tensor, " batch *event"], new_sample_ratio: float = 0.0, *,
              generator: torch.Generator | None = None
@@ -76,10 +80,11 @@ class ReplayBuffer(nn.Module):
                 "one loss serves one kind of data; make a new one."
             )
         slots = randperm(self.size, generator=generator, device=like.device)[:n]
-        chains = pool[slots.to(pool.device)].to(like)
+        chains, n_new = pool[slots.to(pool.device)].to(like), 0
         if new_sample_ratio:
             n_new = int(new_sample_ratio * n + float(uniform((), generator=generator, device=like.device)))
             chains[:n_new] = self.begin(n_new, like, generator=generator)  # the permutation is random, so these are too
+        self._renewed = slots, n_new
         return slots, chains
 
     def write(self, slots: Int[Tensor, " n"], chains: Float[Tensor, " n *event"]) -> None:
@@ -88,7 +93,22 @@ class ReplayBuffer(nn.Module):
             self.chains = self._begun
         self._begun = None
         self.chains = self.chains.to(chains.device)  # after a load the buffer may lie elsewhere than the data
+        self.ages = self._ages_on(chains.device)
+        if self._renewed is not None and self._renewed[0] is slots:
+            self.ages[slots[: self._renewed[1]]] = 0
+        self._renewed = None
         self.chains[slots] = chains.detach().to(self.chains)
+        self.ages[slots] += 1
+
+    @property
+    def mean_age(self) -> Float[Tensor, ""]:
+        """How often a chain has been written back since it began, in the mean over the slots."""
+        return self._ages_on(self.chains.device).float().mean()
+
+    def _ages_on(self, device: torch.device) -> Tensor:
+        if self.ages.numel() == 0:
+            return torch.zeros(self.size, dtype=torch.int64, device=device)
+        return self.ages.to(device)
 
     def begin(
         self, n: int, like: Float[Tensor, " batch *event"], *, generator: torch.Generator | None = None
@@ -112,4 +132,8 @@ class ReplayBuffer(nn.Module):
                 )
             self.chains = torch.empty_like(saved)  # what is in a new buffer depends on the data it first sees
             self._begun = None
+        ages = state_dict.get(prefix + "ages")
+        if ages is not None and ages.shape != self.ages.shape:
+            self.ages = torch.empty_like(ages)
+        self._renewed = None
         super()._load_from_state_dict(state_dict, prefix, *args)

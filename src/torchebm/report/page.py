@@ -15,6 +15,7 @@ from torchebm.training import TrainedRun
 from torchebm.viz.inputs import evaluate
 
 from . import pictures
+from .chapters import chapters
 from .judgement import headline_figures, listed, share_chart, suspicions
 from .markup import Markup, code_block, document, tag, tally
 from .reproduction import commands, python_lines
@@ -44,10 +45,10 @@ def write_report(run: TrainedRun, samples: Float[Tensor, " n *event"], figures: 
         >>> write_report(run, run.sample(1000))  # doctest: +SKIP
         PosixPath('runs/digits/report.html')
     """
-    event_shape = tuple(run.model.mean.shape)
-    if samples.ndim == 0 or len(samples) == 0 or tuple(samples.shape[1:]) != event_shape:
+    if samples.ndim == 0 or len(samples) == 0 or tuple(samples.shape[1:]) != run.event_shape:
+        shape = ", ".join(map(str, run.event_shape))
         raise ValueError(
-            f"samples has shape {list(samples.shape)}; expected [n, {', '.join(map(str, event_shape))}] with n > 0, "
+            f"samples has shape {list(samples.shape)}; expected [n, {shape}] with n > 0, "
             "the event shape of the run's data: draw them with run.sample(n)."
         )
     train, held_out = run.data()
@@ -79,6 +80,11 @@ def opening(run: TrainedRun, train: Data, held_out: Data, n_samples: int) -> Mar
         f"in {run.step:,} updates; {n_samples:,} samples of it are shown beside {len(held_out):,} {noun} that it never "
         "saw."
     )
+    if run.recipe.purpose == "short-run generator":
+        sentence += (
+            " It is a short-run generator: what it makes are the ends of chains as long as those of training, and its "
+            "energies are no log-densities."
+        )
     return Markup(tag("h1", train.name) + tag("p", sentence, class_="lead"))
 
 
@@ -120,6 +126,8 @@ def judgements(train: Data, figures: Mapping[str, Any] | None) -> Iterator[Marku
     if train.kind == "table":
         yield tag("p", "Columns count in units of their standard deviations.", class_="soft")
     yield headline_figures(figures)
+    for caption, header, rows in chapters(figures):
+        yield tally(caption, header, rows)
     if "class_shares" in figures and train.labels is not None:
         yield tag("h3", "Classes")
         yield share_chart(figures["class_shares"], train.labels, train.classes)
@@ -167,17 +175,17 @@ def rounded(value: float, spread: float) -> str:
 
 def energies_of(run: TrainedRun, train: Data, held_out: Data, samples: Tensor) -> dict[str, Float[Tensor, " n"]]:
     """Energies of what the model should find probable, and of what it should not, compared like with like."""
-    like = run.model.mean
-    generator = generator_for(run.config["seed"], "report", device=like.device)
+    where = {"device": run.device, "dtype": run.dtype}
+    generator = generator_for(run.config["seed"], "report", device=run.device)
 
     def noisy(x: Tensor) -> Tensor:
-        x = x[:MOST_ENERGIES].to(like)
-        return x + run.data_noise * randn(x.shape, generator=generator, dtype=like.dtype, device=like.device)
+        x = x[:MOST_ENERGIES].to(**where)
+        return x + run.data_noise * randn(x.shape, generator=generator, **where)
 
     points = {
         "training data": noisy(train.x),
         "data": noisy(held_out.x),
-        "samples": noisy(samples) if run.recipe.sampler.denoise else samples[:MOST_ENERGIES].to(like),
+        "samples": noisy(samples) if run.recipe.denoises else samples[:MOST_ENERGIES].to(**where),
         "noise": run.noise(min(max(len(samples), 500), MOST_ENERGIES), generator),
     }
     return {name: torch.cat([evaluate(run.model, part) for part in x.split(1000)]) for name, x in points.items()}
@@ -194,14 +202,18 @@ def energy_section(run: TrainedRun, energies: Mapping[str, Float[Tensor, " n"]])
     how = (
         "so do the samples, which were freed of it: like is compared with like, though samples freed of noise are a "
         "little smoother than data, and so lie a little lower even for a perfect model."
-        if run.recipe.sampler.denoise
+        if run.recipe.denoises
         else "the samples have it already."
     )
     yield tag("h2", "Energies")
+    what = (
+        f"The model is a density of data with noise added, so held-out data get that noise here; {how}"
+        if run.recipe.purpose == "density"
+        else "Held-out data have the noise here that data had in training."
+    )
     text = (
-        f"The model is a density of data with noise added, so held-out data get that noise here; {how} “Noise” is "
-        "uniform in the box of the data. Low energies are probable, and only differences matter: a good model gives "
-        "data and samples much the same energies, and noise far higher ones."
+        f"{what} “Noise” is uniform in the box of the data. Low energies are probable, and only differences matter: a "
+        "good model gives data and samples much the same energies, and noise far higher ones."
     )
     yield tag("p", text)
     yield pictures.histograms_of_energies({name: energies[name] for name in ("data", "samples", "noise")})

@@ -13,7 +13,7 @@ __all__ = ["commands", "python_lines"]
 def commands(run: TrainedRun, n_samples: int) -> str:
     """Trains the same model into another directory, and draws the same samples from this one."""
     seed, device = run.config["seed"], run.config["device"]
-    name, changes = nearest_recipe(run.recipe, "digits" if run.config["data"]["kind"] == "image" else "tabular")
+    name, changes = run.recipe.name, differences(run.recipe, RECIPES[run.recipe.name])
     where = [] if device == "cpu" else ["--device", device]
     options = [*named_source(run), "--recipe", name, "--seed", seed, "--n-steps", run.recipe.training.n_steps]
     train = ["torchebm", "train", *options, *where, *changes, "--out", f"{run.folder}-again"]
@@ -23,7 +23,7 @@ def commands(run: TrainedRun, n_samples: int) -> str:
 
 def python_lines(run: TrainedRun) -> str:
     """Loads the run, samples it and asks for energies."""
-    shape = ", ".join(map(str, run.model.mean.shape))
+    shape = ", ".join(map(str, run.event_shape))
     return (
         "import torchebm\n"
         f"run = torchebm.load_run({str(run.folder)!r})\n"
@@ -35,12 +35,6 @@ def python_lines(run: TrainedRun) -> str:
 def named_source(run: TrainedRun) -> list[str]:
     """The option that names the data."""
     return ["--data", run.config["data"]["source"]]
-
-
-def nearest_recipe(recipe: Recipe, preferred: str) -> tuple[str, list[str]]:
-    """The built-in recipe that differs in the fewest settings, and the options that make up the difference."""
-    names = sorted(RECIPES, key=lambda name: name != preferred)  # the first of the nearest
-    return min(((name, list(differences(recipe, RECIPES[name]))) for name in names), key=lambda pair: len(pair[1]))
 
 
 def differences(recipe: Recipe, base: Recipe) -> Iterator[str]:
@@ -60,4 +54,13 @@ def option(group: str, name: str, value: Any) -> Iterator[str]:
         yield f"--{group}.{name}" if value else f"--{group}.no-{name}"
         return
     yield f"--{group}.{name}"
-    yield from map(str, value if isinstance(value, tuple) else [value])
+    yield from map(str, flat(value))
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """The entries of a tuple, and of the tuples in it; any other value alone."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from flat(part)
+    else:
+        yield value

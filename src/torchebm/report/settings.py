@@ -32,19 +32,20 @@ def settings_tables(recipe: Recipe) -> Iterator[Markup]:
 
 
 def field_docs(cls: type) -> Mapping[str, str]:
-    """The line that stands below each field in the source of a dataclass; none if there is no source to read.
+    """The line below each field in the source of a dataclass and its bases; none if there is no source to read.
 
     Example:
         >>> from torchebm.training.recipes import TrainingSettings
         >>> field_docs(TrainingSettings)["batch_size"]
         'Points per update.'
     """
+    inherited = {name: doc for base in reversed(cls.__mro__[1:-1]) for name, doc in field_docs(base).items()}
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError, SyntaxError):
-        return {}
+        return inherited
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
-    return {
+    return inherited | {
         field.target.id: " ".join(below.value.value.split())
         for field, below in pairwise(body)
         if isinstance(field, ast.AnnAssign)
@@ -90,7 +91,8 @@ def deviations(run: TrainedRun) -> str:
     low, high = float(noise.min()), float(noise.max())
     if low == high:
         return f"standard deviation {low:.4g}"
-    return f"standard deviations {low:.4g} to {high:.4g}, each {run.recipe.loss.data_noise:g} of its column's own"
+    share = run.recipe.loss.data_noise
+    return f"standard deviations {low:.4g} to {high:.4g}" + (f", each {share:g} of its column's own" if share else "")
 
 
 def plain(value: object) -> str:

@@ -1,10 +1,11 @@
 """Which rows make up which batch: a function of seed and step, so that a resumed run sees what it would have seen."""
 
 from collections.abc import Sized
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from torchebm.core.checks import integer
 from torchebm.core.random import generator_for, randperm
@@ -35,6 +36,21 @@ class Batches:
             row = int((~data.isfinite()).reshape(len(data), -1).any(1).nonzero()[0])
             raise ValueError(f"data must be finite; row {row}, counted from 0, has NaN or infinite entries.")
         self._epoch, self._order = -1, torch.empty(0)
+        self._box: tuple[Tensor, Tensor] | None = None
+
+    def reseed(self, key: tuple[int | str, ...]) -> None:
+        """Other permutations from here on."""
+        self.key, self._epoch = key, -1
+
+    def box_around(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest value of each component: of all data, or of a batch if they are a dataset.
+
+        A dataset may draw random numbers when it is read, so it is read by no one but `__getitem__`.
+        """
+        if self._box is None or not isinstance(self.data, Tensor):
+            points = self.data if isinstance(self.data, Tensor) else batch
+            self._box = points.amin(0), points.amax(0)
+        return self._box
 
     def __getitem__(self, step: int) -> Tensor:
         epoch, place = divmod(step, self.per_epoch)
@@ -43,5 +59,8 @@ class Batches:
         rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         if isinstance(self.data, Tensor):
             return self.data[rows.to(self.data.device)]
-        batch = default_collate([self.data[int(row)] for row in rows])
+        if isinstance(self.data, TensorDataset):  # the same as row by row, in one piece
+            batch: Any = [tensor[rows.to(tensor.device)] for tensor in self.data.tensors]
+        else:
+            batch = default_collate([self.data[int(row)] for row in rows])
         return batch[0] if isinstance(batch, list) and len(batch) == 1 else batch  # as TensorDataset(x) gives them

@@ -6,21 +6,21 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from torchebm import __version__
-from torchebm.core import StandardizedModel
+from torchebm.core import BaseModel, BaseSampler
 from torchebm.core.checks import integer
 from torchebm.core.random import generator_for, uniform
 from torchebm.datasets import Data, DataError, load, names, split
-from torchebm.samplers import HamiltonianMonteCarlo, denoise
 
 from .checkpoint import load_checkpoint, newest_checkpoint
-from .recipes import LossSettings, ModelSettings, Recipe, SamplerSettings, TrainingSettings
+from .recipes import RECIPES, Recipe
+from .recipes import recipe as recipe_of
 from .trainer import read_metrics
 
 __all__ = ["TrainedRun", "load_run", "train_run"]
@@ -40,9 +40,9 @@ class TrainedRun:
 
     folder: Path
     """The run's directory."""
-    model: StandardizedModel
-    """Energies in the data's own units; the averaged weights."""
-    sampler: HamiltonianMonteCarlo
+    model: BaseModel
+    """Energies in the data's own units; the averaged weights, if the recipe averages."""
+    sampler: BaseSampler
     """Samples the model; draws are in the data's own units."""
     recipe: Recipe
     """The settings."""
@@ -52,37 +52,58 @@ class TrainedRun:
     """Updates done."""
 
     @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one point."""
+        return tuple(self.config["data"]["event_shape"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.sampler.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the model computes."""
+        return self.sampler.dtype
+
+    @property
     def data_noise(self) -> Float[Tensor, "*event"]:
         """Standard deviation of the noise that was added to each component of the data."""
-        return self.model.mean.new_tensor(self.config["data"]["noise"])
+        return self._tensor(self.config["data"]["noise"])
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, " n *event"]:
         """Points that know nothing of the data but its box.
 
         They are uniform between each component's lowest and highest value.
         """
-        low, high = (self.model.mean.new_tensor(self.config["data"][key]) for key in ("low", "high"))
-        shape = (n, *self.config["data"]["event_shape"])
-        u = uniform(shape, generator=generator, dtype=low.dtype, device=low.device)
+        low, high = (self._tensor(self.config["data"][key]) for key in ("low", "high"))
+        u = uniform((n, *self.event_shape), generator=generator, dtype=low.dtype, device=low.device)
         return low + (high - low) * u
 
-    def sample(self, n: int, n_steps: int | None = None, *, generator: torch.Generator | None = None,
+    def sample(self, n: int, n_steps: int | None = None, *, label: int | Int[Tensor, " n"] | None = None,
+               generator: torch.Generator | None = None,
                progress: bool = False) -> Float[Tensor, " n *event"]:  # fmt: skip
         """Runs `n` chains from noise.
 
         Args:
             n: Chains.
             n_steps: Transitions; the recipe's number if left out.
+            label: A class for all of them, or one each, if the recipe learns classes; of all classes if left out.
             generator: Source of randomness.
             progress: Show a progress bar.
 
         Returns:
             `[n, *event]`, in the data's own units; without the noise that was added to the data, if the recipe says so.
         """
-        n_steps = self.recipe.sampler.n_steps if n_steps is None else n_steps
+        n_steps = self.recipe.sampler.n_steps if n_steps is None else integer("n_steps", n_steps)
+        if label is not None:
+            label = torch.as_tensor(label, device=self.device).expand(n)
         with _threads(self.recipe.training.n_threads):
-            x = self.sampler.sample(x=self.noise(n, generator), n_steps=n_steps, generator=generator, progress=progress)
-            return denoise(self.model, x, self.data_noise) if self.recipe.sampler.denoise else x
+            return self.recipe.draw(self.model, self.sampler, self.noise(n, generator), n_steps, noise=self.data_noise,
+                                    label=label, generator=generator, progress=progress)  # fmt: skip
 
     def data(self) -> tuple[Data, Data]:
         """The data again, split into what was trained on and what was held out."""
@@ -115,6 +136,11 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
     out = Path(out)
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it: give one of them.")
+    if type(RECIPES.get(recipe.name)) is not type(recipe):
+        raise ValueError(
+            f"no recipe {type(recipe).__name__} is registered under {recipe.name!r}, so its run could not be loaded "
+            f"again: give it a name and do RECIPES[{recipe.name or 'its name'!r}] = {type(recipe).__name__}() first."
+        )
     train, held_out = load_split(source, seed)
     if out.exists() and not resume:
         if not out.is_dir():
@@ -125,14 +151,14 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
             )
         if any(out.iterdir()) and not _holds_run(out):
             raise FileExistsError(f"{out} exists and holds no run, so it is not replaced: give another --out.")
-    x = train.x.to(device)
+    recipe = recipe.fitted(train)
     config = {
         "torchebm": __version__,
         "torch": torch.__version__,
         "seed": seed,
         "device": device,
         "data": _describe(train, held_out, source) | {"noise": recipe.data_noise(train.x).tolist()},
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.values(),
     }
     if resume and (out / "config.json").exists():
         _check_same(config, _read_config(out))
@@ -140,14 +166,16 @@ def train_run(source: str, out: str | Path, recipe: Recipe, *, seed: int = 0, de
         with torch.random.fork_rng():
             torch.set_rng_state(generator_for(seed, "weights").get_state())
             model = recipe.build_model(train.x).to(device)
-        trainer = recipe.build_trainer(model, x, out_dir=out, seed=seed)
+        data = dataclasses.replace(train, x=train.x.to(device), labels=_moved(train.labels, device))
+        trainer = recipe.build_trainer(model, data.x, out_dir=out, seed=seed)
         if not resume:
             _clear(out)  # only now: a run that cannot begin replaces nothing
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(config, indent=1))
-        batch_size = min(recipe.training.batch_size, len(x))
-        trained = trainer.fit(x, recipe.training.n_steps, batch_size, resume=resume, progress=progress)
-    model = cast(StandardizedModel, trained)
+        batch_size, observations = min(recipe.training.batch_size, len(data)), recipe.observations(model, data)
+        trained = trainer.fit(observations, recipe.training.n_steps, batch_size, resume=resume, progress=progress)
+    recipe.trained_part(model).load_state_dict(trained.state_dict())  # the average, if there is one
+    model.eval().requires_grad_(False)
     return TrainedRun(out, model, recipe.build_sampler(model), recipe, config, trainer.step)
 
 
@@ -164,19 +192,20 @@ def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
     newest = newest_checkpoint(folder / "checkpoints")
     if newest is None:
         raise FileNotFoundError(f"{folder} holds no complete checkpoint yet: train it first.")
-    settings = config["recipe"]
-    recipe = Recipe(
-        dataclasses.replace(ModelSettings(**settings["model"]), hidden=tuple(settings["model"]["hidden"])),
-        SamplerSettings(**settings["sampler"]),
-        LossSettings(**settings["loss"]),
-        TrainingSettings(**settings["training"]),
-    )
+    recipe = _recipe_of(config)
     checkpoint = load_checkpoint(newest, device)
     shaped = torch.zeros(2, *config["data"]["event_shape"])  # the standardisation itself is among the weights
     model = recipe.build_model(shaped).to(device)
-    model.load_state_dict(checkpoint.tensors["ema"])
+    weights = checkpoint.tensors["ema" if "ema" in checkpoint.tensors else "model"]
+    recipe.trained_part(model).load_state_dict(weights)
     model.eval().requires_grad_(False)
     return TrainedRun(folder, model, recipe.build_sampler(model), recipe, config, checkpoint.step)
+
+
+def _recipe_of(config: dict[str, Any]) -> Recipe:
+    """The recipe of a run. Runs of the first version named none, and were all of one family."""
+    name = config["recipe"].get("name", "digits" if config["data"]["kind"] == "image" else "tabular")
+    return recipe_of(name).from_values(config["recipe"])
 
 
 def load_split(source: str, seed: int) -> tuple[Data, Data]:
@@ -187,6 +216,10 @@ def load_split(source: str, seed: int) -> tuple[Data, Data]:
     if bool((data.x == data.x[0]).all()):
         raise DataError(f"all rows of {data.name} are equal: there is no density to learn.")
     return split(data, HELD_OUT, generator_for(seed, "split"))
+
+
+def _moved(labels: Tensor | None, device: str) -> Tensor | None:
+    return None if labels is None else labels.to(device)
 
 
 def _holds_run(folder: Path) -> bool:
@@ -228,7 +261,9 @@ def _check_same(new: dict[str, Any], old: dict[str, Any]) -> None:
     """A run is continued as it was begun; only its length may change."""
     old = json.loads(json.dumps(old))
     new = json.loads(json.dumps(new))
+    old["recipe"].setdefault("name", new["recipe"]["name"])
     for config in (old, new):
+        config["recipe"] = json.loads(json.dumps(_recipe_of(config).values()))  # with settings that came later
         config["recipe"]["training"].pop("n_steps")
         for key in ("torchebm", "torch", "device"):
             config.pop(key)

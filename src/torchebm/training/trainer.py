@@ -1,16 +1,18 @@
 """The one training loop."""
 
-import json
+import math
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchebm.core.allocator import keep_freed_memory
-from torchebm.core.checks import integer, number
+from torchebm.core.checks import integer, number, warn_caller
 from torchebm.core.energies import NonFiniteEnergyError
 from torchebm.core.interruption import Interruption
 from torchebm.core.loss import BaseLoss, LossOutput
@@ -20,25 +22,28 @@ from torchebm.core.random import generator_for
 from torchebm.core.schedulers import BaseScheduler, as_scheduler
 
 from .batches import Batches
-from .checkpoint import load_checkpoint, newest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from .checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    unwritten,
+)
+from .control import StepSizeControl, StepSizeScale
 from .ema import ExponentialMovingAverage
+from .guards import Guard, Line, TrainingDivergedError, TrainingWarning, Tripped, checked_guards
+from .records import Records, read_metrics, read_records
+from .rollback import Recovery, recover
+from .state import State, copied, packed, unpack
+from .telemetry import Window, running_gap, uniform_noise, written
 
-__all__ = ["Trainer", "TrainingDivergedError"]
+__all__ = ["Trainer", "TrainingDivergedError", "read_metrics"]
 
 _RANK = 0  # one process; scaling out gives each its own
-_ATTEMPT = 0  # rolling back raises it
-FROZEN = 0.01  # acceptance rate below which chains count as standing still
-
-
-class TrainingDivergedError(ArithmeticError):
-    """Training stopped because its numbers did.
-
-    The message says at which step, why, and where the last good state is.
-    """
 
 
 class Trainer:
-    """Runs a loss over data: updates, averages, logs, checkpoints, resumes.
+    """Runs a loss over data: updates, averages, logs, checkpoints, resumes; watches itself, and recovers.
 
     Args:
         loss_fn: What to minimise; it refers to the model.
@@ -50,12 +55,16 @@ class Trainer:
         out_dir: Where `metrics.jsonl` and `checkpoints/` go; nothing is written if left out.
         seed: Key of the run's random streams. The global generator is left alone, but saved, for dropout.
         log_every: Updates whose figures are averaged into one line of metrics.
-        checkpoint_every: Updates between checkpoints; the last two are kept.
-        energy_limit: The run stops when a mean energy exceeds this in size.
+        checkpoint_every: Updates between checkpoints. The last two are kept, and those that a rollback may need.
+        guards: What is watched, and what is done about it; `default_guards()` if left out. With none, `()`, a run still
+            stops at a loss, an energy or a gradient that is not finite.
+        max_rollbacks: How often a run may go back before it gives up.
+        step_size_control: Steers the step size of the loss's sampler while the model trains.
 
     Attributes:
         step: Updates done.
-        metrics: What was logged, one dict a line.
+        metrics: What was logged, one dict a line, but for what a rollback took back.
+        events: What guards did, one dict each.
 
     Example:
         >>> from torchebm.core import EnergyModel
@@ -74,7 +83,8 @@ class Trainer:
                  learning_rate_schedule: float | BaseScheduler | Callable[[int], float] = 1.0,
                  ema_decay: float | None = None, grad_clip_norm: float | None = None, out_dir: str | Path | None = None,
                  seed: int = 0, log_every: int = 50, checkpoint_every: int = 1000,
-                 energy_limit: float = 1e6) -> None:  # fmt: skip
+                 guards: Sequence[Guard] | None = None, max_rollbacks: int = 3,
+                 step_size_control: StepSizeControl | None = None) -> None:  # fmt: skip
         if not isinstance(loss_fn, BaseLoss):
             raise TypeError(f"loss_fn must be a BaseLoss, such as ContrastiveDivergence; got {type(loss_fn).__name__}.")
         self.loss_fn, self.model = loss_fn, loss_fn.model
@@ -92,13 +102,35 @@ class Trainer:
         self.seed = integer("seed", seed)
         self.log_every = integer("log_every", log_every, at_least=1)
         self.checkpoint_every = integer("checkpoint_every", checkpoint_every, at_least=1)
-        self.energy_limit = number("energy_limit", energy_limit, above=0.0)
-        self.generator = generator_for(self.seed, _ATTEMPT, _RANK, "chains", device=self.parameters[0].device)
+        self.guards = checked_guards(guards)
+        self.max_rollbacks = integer("max_rollbacks", max_rollbacks)
+        if step_size_control is not None:
+            step_size_control.check(loss_fn.sampler)
+        self.step_size_control = step_size_control
+        self.recovery = Recovery()
+        self.step_size = StepSizeScale(loss_fn.sampler)
+        self.k_steps: int | None = getattr(loss_fn, "k_steps", None)  # as given; a remedy may raise it
+        self.generator = self.stream("chains")
         self.step = 0
-        self.metrics: list[dict[str, float]] = []
-        self._window: dict[str, Tensor] = {}  # sums of figures since the last line of metrics
-        self._in_window = 0
-        self._seconds = 0.0
+        self.records = Records(None)
+        self.window = Window()
+        self.seconds = 0.0
+        self.last_batch: Any = None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of figures that led to the present state."""
+        return self.records.lines
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What guards did."""
+        return [record for record in self.records.all if "event" in record]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.parameters[0].device
 
     @property
     def trained_model(self) -> BaseModel:
@@ -122,43 +154,63 @@ class Trainer:
             The averaged model if there is an average, the model itself otherwise.
 
         Raises:
-            TrainingDivergedError: If a loss, an energy or a gradient is not finite, or energies exceed `energy_limit`.
-                The last good checkpoint is kept and named.
+            TrainingDivergedError: If a guard stops the run, or rollbacks did not help, or an update was not finite and
+                no guard is there to go back. The last good checkpoint is kept and named, and a dump is written.
             FileExistsError: If `out_dir` holds a run and `resume` is false.
+            OSError: If something cannot be written; the last complete checkpoint is left as it is.
             KeyboardInterrupt: After an interrupt, once the step at hand is done and a checkpoint is written.
         """
-        batches = Batches(data, batch_size, (self.seed, _ATTEMPT, _RANK, "batches"))
+        batches = Batches(data, batch_size, self._key("batches"))
         self._begin(integer("n_steps", n_steps), resume)
+        batches.reseed(self._key("batches"))
         self.loss_fn.train()
         self.model.train()
         keep_freed_memory()
         with Interruption() as interruption, progress_bar(progress, n_steps, "training", initial=self.step) as tick:
+            if self.step >= n_steps:
+                self._close_window(batches)
             while self.step < n_steps:
-                began = time.perf_counter()
-                batch = batches[self.step]
+                before, line = self.step, None
                 try:
-                    output = self.loss_fn.evaluate(batch, generator=self.generator)
-                    gradient_norm = self._update(output)
-                except NonFiniteEnergyError as error:
-                    raise self._diverged(str(error)) from error
-                self.loss_fn.commit()
-                if self.ema is not None:
-                    self.ema.update(self.model)
-                self.step += 1
-                self._seconds += time.perf_counter() - began
-                line = self._note({"loss": output.loss.detach(), "gradient_norm": gradient_norm} | output.metrics)
-                tick(**({"gap": f"{line['energy_gap']:+.3f}"} if line and "energy_gap" in line else {}))
-                if self.step % self.checkpoint_every == 0 or self.step == n_steps or interruption.pressed:
-                    self.save()
+                    self._update(batches)
+                    if self.step % self.log_every == 0:
+                        line = self._close_window(batches)
+                    if self.step % self.checkpoint_every == 0 or self.step == n_steps:
+                        if self.window.n:  # what has diverged is not saved over what has not
+                            self._watch([*self.metrics, self._line(batches)], whole=False)
+                        self._save(to_go_back=True)
+                    elif interruption.pressed:
+                        self._save(to_go_back=False)
+                    if self.step == n_steps:
+                        line = self._close_window(batches) or line
+                except (NonFiniteEnergyError, Tripped) as trouble:
+                    recover(self, trouble)
+                    batches.reseed(self._key("batches"))
+                gap = None if line is None else line.get("energy_gap")
+                tick(self.step - before, **({} if gap is None else {"gap": f"{gap:+.3f}"}))
                 if interruption.pressed:
                     saved = "resume=True continues from there" if self.out_dir else "nothing is saved without out_dir="
                     raise KeyboardInterrupt(f"stopped after step {self.step}; {saved}.")
-            self._close_window()
         return self.trained_model
 
-    def _update(self, output: LossOutput) -> Tensor:
+    def _update(self, batches: Batches) -> None:
+        """One update: loss, gradient, optimiser, average, and what there is to note."""
+        began = time.perf_counter()
+        self.last_batch = batches[self.step]
+        output = self.loss_fn.evaluate(self.last_batch, generator=self.generator)
+        gradient_norm = self._descend(output)
+        self.loss_fn.commit()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.step += 1
+        self.window.add({"loss": output.loss.detach(), "gradient_norm": gradient_norm} | output.metrics)
+        if self.step_size_control is not None and self.step_size_control.update(output.metrics):
+            self.apply_factors()
+        self.seconds += time.perf_counter() - began
+
+    def _descend(self, output: LossOutput) -> Tensor:
         """One step of the optimiser, if the gradient is finite; returns the gradient's norm before clipping."""
-        factor = self.learning_rate_schedule.value(self.step)
+        factor = self.learning_rate_schedule.value(self.step) * self.recovery.remedy.learning_rate
         for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = learning_rate * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -173,81 +225,101 @@ class Trainer:
         self.optimizer.step()
         return norm
 
-    def _note(self, figures: dict[str, Tensor]) -> dict[str, float] | None:
-        """Adds figures to the window, and closes it where a line is due."""
-        for name, figure in figures.items():
-            self._window[name] = self._window[name] + figure if name in self._window else figure
-        self._in_window += 1
-        return None if self.step % self.log_every else self._close_window()
+    # watching ---------------------------------------------------------------------------------------------------------
 
-    def _close_window(self) -> dict[str, float] | None:
-        """Reads the means of the window, checks and logs them, and returns the line; `None` for an empty window."""
-        means = self._check_window()
-        if not means:
+    def _line(self, batches: Batches) -> dict[str, Any]:
+        """The line of metrics of the window so far."""
+        means = self.window.means()
+        batch = batches[self.step - 1] if self.last_batch is None else self.last_batch
+        if isinstance(batch, (tuple, list)):
+            batch = batch[0]
+        noise = uniform_noise(batches.box_around(batch), len(batch), self._key("noise", self.step))
+        means |= {name: float(value) for name, value in self.loss_fn.survey(batch, noise).items()}
+        if "energy_gap" in means:
+            means["energy_gap_mean"] = running_gap(self.metrics, means["energy_gap"])
+        if self.step_size.given is not None:
+            means["step_size"] = float(self.loss_fn.sampler.step_size)
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        line = {"step": self.step} | means | {"learning_rate": learning_rate, "seconds": round(self.seconds, 3)}
+        return written(line)
+
+    def _close_window(self, batches: Batches) -> dict[str, Any] | None:
+        """Logs a line and shows it to the guards; `None` for an empty window."""
+        if not self.window.n:
             return None
-        line = {"step": self.step} | means
-        line |= {"learning_rate": float(self.optimizer.param_groups[0]["lr"]), "seconds": round(self._seconds, 3)}
-        self._window, self._in_window = {}, 0
-        self.metrics.append(line)
-        if self.out_dir is not None:
-            with (self.out_dir / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        line = self._line(batches)
+        self.window.clear()
+        self._write(line)
+        self.recovery.looked(self.step, self._watch(self.metrics))
         return line
 
-    def _check_window(self) -> dict[str, float]:
-        """The means of the window so far, unless they say that training has diverged."""
-        means = {name: float(total) / self._in_window for name, total in self._window.items()}
-        for name, value in means.items():
-            if name.startswith("energy") and not abs(value) <= self.energy_limit:
-                raise self._diverged(f"{name} is {value:.4g}, beyond energy_limit={self.energy_limit:g}")
-        if means.get("acceptance_rate", 1.0) < FROZEN:
-            raise self._diverged(
-                f"the sampler accepts {means['acceptance_rate']:.1%} of its proposals, so the chains stand still and "
-                "the energies drift apart (take a smaller sampler step size or learning rate)"
-            )
-        return means
+    def _watch(self, lines: Sequence[Line], *, whole: bool = True) -> bool:
+        """Asks the guards, and tells whether all were quiet; of a window that is not whole no one is warned."""
+        quiet = True
+        for guard in self.guards:
+            reason = None if guard.failures else guard.reason(lines)
+            if reason is None:
+                continue
+            quiet = False
+            if guard.action != "warn":
+                raise Tripped(guard, reason)
+            if whole and (len(lines) == 1 or guard.reason(lines[:-1]) is None):  # said once
+                self.tell(self.step, "warning", guard.name, reason)
+                warn_caller(f"step {self.step}: {reason} (guard {guard.name!r}).", TrainingWarning)
+        return quiet
 
-    def _diverged(self, reason: str) -> TrainingDivergedError:
-        last = None if self.out_dir is None else newest_checkpoint(self.out_dir / "checkpoints")
-        kept = "no checkpoint was written (give out_dir=)" if last is None else f"the last good checkpoint is {last}"
-        return TrainingDivergedError(f"training diverged at step {self.step}: {reason.rstrip('.')}; {kept}.")
+    def tell(self, step: int, event: str, guard: str, reason: str, **more: Any) -> None:
+        """Writes down what a guard did."""
+        self._write({"step": step, "event": event, "guard": guard, "reason": reason} | more)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        try:
+            self.records.append(record)
+        except OSError as error:
+            newest = newest_checkpoint(self.checkpoints) if self.out_dir else None
+            raise unwritten(f"a line of {self.records.path}", error, newest) from error
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether states are kept to go back to."""
+        return self.max_rollbacks > 0 and any(guard.action == "rollback" for guard in self.guards)
+
+    def apply_factors(self) -> None:
+        """Puts remedies and the control of the step size into force."""
+        remedy, control = self.recovery.remedy, self.step_size_control
+        self.step_size.set(remedy.step_size * (1.0 if control is None else math.exp(control.log_factor)))
+        if self.k_steps is not None:
+            setattr(self.loss_fn, "k_steps", max(1, round(self.k_steps * remedy.sampler_steps)))  # noqa: B010
 
     # saving and resuming ----------------------------------------------------------------------------------------------
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        assert self.out_dir is not None
+        return self.out_dir / "checkpoints"
+
     def save(self) -> Path | None:
-        """Writes a checkpoint of everything that the rest of the run depends on."""
+        """Writes a checkpoint of everything that the rest of the run depends on; `None` without `out_dir`."""
+        return self._save(to_go_back=False)
+
+    def _save(self, *, to_go_back: bool) -> Path | None:
+        memory = None
+        if to_go_back and self.goes_back:
+            memory = copied(packed(self)) if self.out_dir is None else None
+            self.recovery.saved(self.step, memory)
         if self.out_dir is None:
             return None
-        self._check_window()  # what has diverged is not saved over what has not
-        optimizer_tensors, optimizer_rest = pack_optimizer(self.optimizer)
-        tensors = {
-            "model": self.model.state_dict(),
-            "loss": self.loss_fn.state_dict(),
-            "optimizer": optimizer_tensors,
-            "random": {"chains": self.generator.get_state(), "global": torch.get_rng_state()},
-            "window": {name: torch.as_tensor(total) for name, total in self._window.items()},
-        }
-        if self.ema is not None:
-            tensors["ema"] = self.ema.model.state_dict()
-        device = self.parameters[0].device
-        if device.type == "cuda":
-            tensors["random"]["global-device"] = torch.cuda.get_rng_state(device)
-        schedulers = getattr(self.loss_fn.sampler, "schedulers", {})
-        info = {
-            "seed": self.seed,
-            "attempt": _ATTEMPT,
-            "seconds": self._seconds,
-            "in_window": self._in_window,
-            "ema_updates": None if self.ema is None else self.ema.n_updates,
-            "optimizer": optimizer_rest,
-            "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},
-        }
-        return save_checkpoint(self.out_dir / "checkpoints", self.step, tensors, info)
+        self.records.flush()
+        state = packed(self)
+        return save_checkpoint(self.checkpoints, state.step, state.tensors, state.info, self.recovery.steps)
 
     def restore(self, path: Path) -> None:
-        """Returns to a checkpoint: weights, average, optimiser, schedules, chains, random streams."""
-        device = self.parameters[0].device
-        step, tensors, info = load_checkpoint(path, device)
+        """Returns to a checkpoint: weights, average, optimiser, schedules, chains, random streams, attempts."""
+        self._restore(load_checkpoint(path, self.device), str(path))
+
+    def _restore(self, state: State, path: str) -> None:
+        info = state.info
         if info["seed"] != self.seed:
             raise ValueError(
                 f"{path} belongs to a run with seed {info['seed']}, not {self.seed}: resume with the same seed."
@@ -256,43 +328,65 @@ class Trainer:
             raise ValueError(
                 f"{path} was written {'with' if self.ema is None else 'without'} ema_decay: resume as it was begun."
             )
-        self.model.load_state_dict(tensors["model"])
-        self.loss_fn.load_state_dict(tensors["loss"])
-        unpack_optimizer(self.optimizer, tensors["optimizer"], info["optimizer"])
-        if self.ema is not None:
-            self.ema.model.load_state_dict(tensors["ema"])
-            self.ema.n_updates = info["ema_updates"]
-        for name, state in info["schedulers"].items():
-            self.loss_fn.sampler.schedulers[name].load_state_dict(state)
-        self.generator.set_state(tensors["random"]["chains"].cpu())
-        torch.set_rng_state(tensors["random"]["global"].cpu())
-        if "global-device" in tensors["random"]:
-            torch.cuda.set_rng_state(tensors["random"]["global-device"].cpu(), device)
-        self._window, self._in_window = dict(tensors["window"]), info["in_window"]
-        self._seconds, self.step = info["seconds"], step
+        if (info["step_size_control"] is None) != (self.step_size_control is None):
+            raise ValueError(
+                f"{path} was written {'with' if self.step_size_control is None else 'without'} step_size_control: "
+                "resume as it was begun."
+            )
+        self.recovery.load_state_dict(info["recovery"])
+        unpack(self, state)
+        self.apply_factors()
 
     def _begin(self, n_steps: int, resume: bool) -> None:
-        if self.out_dir is None:
-            if resume:
-                raise ValueError("resume=True needs the out_dir of the run to resume.")
-            return
-        newest = newest_checkpoint(self.out_dir / "checkpoints")
-        if newest is not None and resume:
-            self.restore(newest)
-        elif newest is not None and self.step == 0:
-            raise FileExistsError(
-                f"{self.out_dir} holds a run already, up to {newest.name}: pass resume=True, or another out_dir."
-            )
-        self.out_dir.mkdir(parents=True, exist_ok=True)
-        log = self.out_dir / "metrics.jsonl"
-        written = read_metrics(log) if log.exists() else []
-        kept = self.step - self._in_window  # what came after the checkpoint, or lies in its open window, comes again
-        self.metrics = [line for line in written if line["step"] <= kept]
-        log.write_text("".join(json.dumps(line) + "\n" for line in self.metrics))
-        if self.step < n_steps:
-            self.save()
+        if self.out_dir is None and resume:
+            raise ValueError("resume=True needs the out_dir of the run to resume.")
+        kept = self.records.all
+        if self.out_dir is not None:
+            found = list_checkpoints(self.checkpoints)
+            if found and not resume and self.step == 0:
+                raise FileExistsError(
+                    f"{self.out_dir} holds a run already, up to {found[-1].name}: pass resume=True, or another out_dir."
+                )
+            log = self.out_dir / "metrics.jsonl"
+            if found and resume:
+                n_records = self._resume(found)
+                kept = (read_records(log) if log.exists() else [])[:n_records]
+                if len(kept) < n_records:
+                    warn_caller(
+                        f"{log} has {len(kept)} lines, and had {n_records} when the checkpoint was written: curves and "
+                        "guards know of those only.",
+                        TrainingWarning,
+                    )
+            try:
+                self.out_dir.mkdir(parents=True, exist_ok=True)
+                self.records.path = log
+                self.records.open(kept)
+            except OSError as error:
+                raise unwritten(f"{log}", error, found[-1] if found else None) from error
+        if not self.recovery.states and self.step < n_steps:
+            self._save(to_go_back=True)
 
+    def _resume(self, found: list[Path]) -> int:
+        """Restores the newest checkpoint that can be read; returns how many records there were then."""
+        damaged: list[tuple[Path, ValueError]] = []
+        for path in reversed(found):
+            try:
+                state = load_checkpoint(path, self.device)
+            except ValueError as error:
+                damaged.append((path, error))
+                continue
+            self._restore(state, str(path))
+            for other, error in damaged:
+                aside = other.with_name(f"damaged-{other.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                other.rename(aside)
+                warn_caller(f"{error} It is kept as {aside.name}; this run resumes from {path}.", TrainingWarning)
+            return state.info["records"]
+        raise damaged[0][1]
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`, but for a last one that was being written."""
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    def _key(self, stream: str, *more: int) -> tuple[int | str, ...]:
+        return (self.seed, self.recovery.attempt, _RANK, stream, *more)
+
+    def stream(self, name: str) -> torch.Generator:
+        """A random stream of the attempt at hand."""
+        return generator_for(*self._key(name), device=self.device)
