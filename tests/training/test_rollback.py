@@ -292,3 +292,38 @@ def test_a_missing_checkpoint_is_passed_over(tmp_path, soon):
     trainer.loss_fn.evaluate = tidied
     trainer.fit(points(), 80, 32, progress=False)
     assert trainer.events[0]["to_step"] < 30
+
+
+@pytest.mark.filterwarnings("ignore::torchebm.training.TrainingWarning")
+def test_what_the_last_line_shows_is_acted_upon_however_the_run_got_there(tmp_path):
+    """The line after the last checkpoint trips: at once, and in a run that was killed between the two and resumed."""
+    whole, killed = (trainer_of([once_after(40)], tmp_path / name, log_every=50) for name in ("whole", "killed"))
+    whole.fit(points(), 43, 32, progress=False)
+    assert [(event["step"], event["to_step"]) for event in whole.events] == [(43, 0)]
+
+    def dies(batches):
+        raise RuntimeError("killed")
+
+    killed._close_window = dies
+    killed.guards = [Guard("once", lambda lines: None)]  # what is checked before a checkpoint would notice it already
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.fit(points(), 43, 32, progress=False)
+    resumed = trainer_of([once_after(40)], tmp_path / "killed", log_every=50)
+    resumed.fit(points(), 43, 32, resume=True, progress=False)
+    assert resumed.events == whole.events
+    assert_equal(state_of(resumed), state_of(whole))
+
+
+def test_batches_of_any_kind_are_the_losses_affair():
+    class Counting(BaseLoss):
+        def evaluate(self, batch, *, generator=None):
+            return LossOutput(self.model(batch["x"].double()).mean(), {})
+
+    class Rows(list):
+        pass
+
+    model = EnergyModel(nn.Linear(2, 1).double())
+    rows = Rows({"x": torch.ones(2, dtype=torch.int64)} for _ in range(20))
+    trainer = Trainer(Counting(model), log_every=2)
+    trainer.fit(rows, 4, 10, progress=False)
+    assert [line["step"] for line in trainer.metrics] == [2, 4]

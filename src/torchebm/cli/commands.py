@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchebm.core.checks import integer
 from torchebm.core.random import generator_for
-from torchebm.datasets import load
+from torchebm.datasets import density, load, names
 from torchebm.report import write_report
 from torchebm.training import Recipe, TrainedRun, load_run, recipe, train_run
 
@@ -55,7 +55,7 @@ class Train:
         """The defaults of the command: those of the recipe that the arguments ask for."""
         name = _value_of("--recipe", arguments)
         if name is None:
-            name = "digits" if _kind_of(_value_of("--data", arguments) or "digits") == "image" else "tabular"
+            name = _recipe_for(_value_of("--data", arguments) or "digits")
         return cls(data=tyro.MISSING, out=tyro.MISSING, settings=recipe(name), recipe=name)
 
     def run(self) -> None:
@@ -201,11 +201,14 @@ def checked_device(name: str) -> str:
     return name
 
 
-def _kind_of(source: str) -> str:
-    """Whether a source holds images or a table; arrays may hold either, so those are read to see."""
+def _recipe_for(source: str) -> str:
+    """The recipe of a kind of data; arrays may hold any, so those are read to see."""
     if source == "digits" or Path(source).is_dir():
-        return "image"
-    return load(source).kind if Path(source).suffix in (".npy", ".npz") else "table"
+        return "digits"
+    if source in names():
+        return "toy-2d" if density(source).event_shape == (2,) else "tabular"
+    reads = Path(source).suffix in (".npy", ".npz")
+    return "digits" if reads and load(source).kind == "image" else "tabular"
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:

@@ -116,9 +116,9 @@ class Warmup(Tuning):
     orders of magnitude more for one than for another, and a step for all of them would leave the steepest behind. The
     mass of the fast phase, renewed in its middle, is the square root of var ∇E / var x, which is right for an
     uncorrelated normal density wherever the chains are, so that a start far away, or widths that differ by many orders,
-    do not spoil the windows that follow. Only the half of the chains with the lower energies counts for it, since others
-    may be where gradients are of another order. A chain that is in a region of next to no mass when the fast phase, or
-    a window after it, ends (a minor mode, far above the others) begins again where another is; `n_restarted` counts.
+    do not spoil the windows that follow. Only the half of the chains with the lower energies counts for it: others may
+    be where gradients are of another order. A chain that is in a region of next to no mass when the fast phase, or a
+    window after it, ends (a minor mode, far above the others) begins again where another is; `n_restarted` counts.
 
     References: Carpenter et al. (2017), https://doi.org/10.18637/jss.v076.i01, and the Stan reference manual; for the
     first mass, Seyboldt, Carlson & Carpenter (2026), https://arxiv.org/abs/2603.18845

@@ -34,6 +34,7 @@ class StepSizeControl:
         near it grows the step without end; keep the target well below.
 
     Example:
+        >>> import torch
         >>> from torchebm.core import HarmonicModel
         >>> from torchebm.losses import ContrastiveDivergence
         >>> from torchebm.models import MLPEnergy

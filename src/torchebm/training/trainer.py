@@ -167,21 +167,15 @@ class Trainer:
         self.model.train()
         keep_freed_memory()
         with Interruption() as interruption, progress_bar(progress, n_steps, "training", initial=self.step) as tick:
-            if self.step >= n_steps:
-                self._close_window(batches)
-            while self.step < n_steps:
+            while self.step < n_steps or self.window.n:
                 before, line = self.step, None
                 try:
-                    self._update(batches)
-                    if self.step % self.log_every == 0:
-                        line = self._close_window(batches)
-                    if self.step % self.checkpoint_every == 0 or self.step == n_steps:
-                        if self.window.n:  # what has diverged is not saved over what has not
-                            self._watch([*self.metrics, self._line(batches)], whole=False)
-                        self._save(to_go_back=True)
-                    elif interruption.pressed:
-                        self._save(to_go_back=False)
-                    if self.step == n_steps:
+                    if self.step < n_steps:
+                        self._update(batches)
+                        if self.step % self.log_every == 0:
+                            line = self._close_window(batches)
+                        self._save_if_due(batches, n_steps, interruption.pressed)
+                    if self.step >= n_steps:
                         line = self._close_window(batches) or line
                 except (NonFiniteEnergyError, Tripped) as trouble:
                     recover(self, trouble)
@@ -192,6 +186,15 @@ class Trainer:
                     saved = "resume=True continues from there" if self.out_dir else "nothing is saved without out_dir="
                     raise KeyboardInterrupt(f"stopped after step {self.step}; {saved}.")
         return self.trained_model
+
+    def _save_if_due(self, batches: Batches, n_steps: int, interrupted: bool) -> None:
+        """Writes a checkpoint where one is due; what has diverged is not saved over what has not."""
+        if self.step % self.checkpoint_every == 0 or self.step >= n_steps:
+            if self.window.n:
+                self._watch([*self.metrics, self._line(batches)], whole=False)
+            self._save(to_go_back=True)
+        elif interrupted:
+            self._save(to_go_back=False)
 
     def _update(self, batches: Batches) -> None:
         """One update: loss, gradient, optimiser, average, and what there is to note."""
@@ -231,14 +234,14 @@ class Trainer:
         """The line of metrics of the window so far."""
         means = self.window.means()
         batch = batches[self.step - 1] if self.last_batch is None else self.last_batch
-        if isinstance(batch, (tuple, list)):
-            batch = batch[0]
-        noise = uniform_noise(batches.box_around(batch), len(batch), self._key("noise", self.step))
-        means |= {name: float(value) for name, value in self.loss_fn.survey(batch, noise).items()}
+        points = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if isinstance(points, Tensor) and points.is_floating_point():
+            noise = uniform_noise(batches.box_around(points), len(points), self._key("noise", self.step))
+            means |= {name: float(value) for name, value in self.loss_fn.survey(points, noise).items()}
         if "energy_gap" in means:
             means["energy_gap_mean"] = running_gap(self.metrics, means["energy_gap"])
         if self.step_size.given is not None:
-            means["step_size"] = float(self.loss_fn.sampler.step_size)
+            means["step_size"] = float(self.loss_fn.sampler.get_scheduled_value("step_size"))
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         line = {"step": self.step} | means | {"learning_rate": learning_rate, "seconds": round(self.seconds, 3)}
         return written(line)
