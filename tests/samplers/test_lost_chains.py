@@ -153,3 +153,13 @@ def test_the_coldest_replicas_of_tempering_are_begun_again_as_well(generator):
 def test_samplers_without_an_accept_test_tune_nothing_and_begin_nothing_again(generator):
     x = LangevinDynamics(pair(height=400.0), 0.01).warm_up(starts(n_far=5), 200, generator=generator).kernel.x
     assert (x[:, 0] > 20).sum() == 5
+
+
+def test_the_first_mass_is_that_of_the_lower_half(generator):
+    """Of E = x⁴ / 4 with x from N(0, 1) it is √15; half of the chains start a thousand times as far out."""
+    sampler = HamiltonianMonteCarlo(EnergyModel(lambda x: (x**4).sum(1) / 4))
+    x, target = torch.randn(200, 2, dtype=F64, generator=generator), Target(sampler.model)
+    x[100:] *= 1000
+    state, warmup = sampler.init(x, target, generator), Warmup(sampler, 100, "diagonal")
+    warmup.begin(state, target, generator)
+    assert ((sampler.mass > 1) & (sampler.mass < 10)).all()
