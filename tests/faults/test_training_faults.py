@@ -114,7 +114,7 @@ def test_the_state_holds_no_model():
     model = network()
     loss_fn = contrastive(model, persistent=True)
     loss_fn(data())
-    assert set(loss_fn.state_dict()) == {"replay_buffer.chains"}
+    assert set(loss_fn.state_dict()) == {"replay_buffer.chains", "replay_buffer.ages"}
     assert contrastive(model).state_dict() == {}
     assert list(loss_fn.parameters()) == []
 

@@ -43,7 +43,8 @@ def trips(lines):  # twice, as every remedy halves the step size: after half of 
     return f"step {step}" if step > n_steps * (0.5 if factor == 1 else 0.6) and factor > 0.3 else None
 guard = Guard("trips", trips, remedy=Remedy(learning_rate=0.5, sampler_steps=1.5, step_size=0.5))
 trainer = Trainer(loss_fn, ema_decay=0.99, grad_clip_norm=1.0, out_dir=folder, checkpoint_every=37, log_every=7,
-                  learning_rate_schedule=lambda k: 1 - k / (2 * n_steps), guards=[*default_guards(), guard],
+                  learning_rate_schedule=lambda k: 1 - k / (2 * n_steps), max_rollbacks=9,
+                  guards=[*default_guards(), guard],
                   step_size_control=StepSizeControl(target_displacement=0.3, every=5))
 data = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
 print("ready", flush=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
-from .checks import integer, number
+from .checks import number
 from .model import BaseModel
 from .shapes import sum_event
 from .transformed import LinearTransform, TransformedModel
@@ -158,7 +158,7 @@ class CopulaModel(TransformedModel):
         self.register_buffer("ends", torch.tensor([transform.low, transform.high], dtype=torch.float64))
 
     @classmethod
-    def from_data(cls, inner: BaseModel, data: Float[Tensor, " n *event"], lowest: int, highest: int, *,
+    def from_data(cls, inner: BaseModel, data: Float[Tensor, " n *event"], lowest: float, highest: float, *,
                   width: float = 1.0, pseudo_count: float = 0.3, noise: float = 0.0) -> "CopulaModel":  # fmt: skip
         r"""The marginals and the correlations of data.
 
@@ -167,27 +167,27 @@ class CopulaModel(TransformedModel):
 
         Args:
             inner: The energy of z.
-            data: At least two points of multiples of `width`.
-            lowest: The lowest value that there can be, in multiples of `width`.
+            data: At least two points, of values `lowest`, `lowest + width`, ... `highest`.
+            lowest: The lowest value that there can be.
             highest: The highest.
             width: Between neighbouring values.
             pseudo_count: Of each value in each component, on average, before any data are seen: shared among values as
                 all components have them, so that what one component never was is not impossible.
             noise: Standard deviation that is added to every direction of the normal values, so that none is flat.
         """
-        flat = data.flatten(1)
+        flat, n_bins = data.flatten(1), _levels(lowest, highest, width)
         if len(flat) < 2:
             raise ValueError(f"marginals and correlations need at least two points; got {len(flat)}.")
-        n_bins = integer("highest", highest, at_least=integer("lowest", lowest) + 1) - lowest + 1
         number("pseudo_count", pseudo_count, above=0.0)
-        bins = (flat.double() / number("width", width, above=0.0)).round() - lowest  # [n, d]
-        wrong = ~((bins >= 0) & (bins < n_bins) & (((bins + lowest) * width - flat).abs() <= 1e-3 * width))
+        place = (flat.double() - lowest) / width  # [n, d]
+        bins = place.round()
+        wrong = ~((bins >= 0) & (bins < n_bins) & ((place - bins).abs() <= 1e-3))
         if bool(wrong.any()):
             row, column = wrong.nonzero()[0].tolist()
             raise ValueError(
-                f"a copula takes multiples of {width:g} from {lowest * width:g} to {highest * width:g}; "
-                f"row {row}, counted from 0, has {float(flat[row, column]):g}. Round the data, or take a "
-                "StandardizedModel, which takes any values."
+                f"a copula takes the values from {lowest:g} to {highest:g} in steps of {width:g}; row {row}, counted "
+                f"from 0, has {float(flat[row, column]):g}. Round the data, or take a StandardizedModel, which takes "
+                "any values."
             )
         counts = torch.nn.functional.one_hot(bins.long(), n_bins).double().sum(0)  # [d, bins]
         prior = (counts.sum(0) + 1) / (counts.sum() + n_bins)  # of all components together, none without mass
@@ -203,7 +203,7 @@ class CopulaModel(TransformedModel):
         values, vectors = torch.linalg.eigh(covariance)
         matrix = vectors * (values.clamp(min=0) + noise**2).sqrt()
         return cls(inner, mean.to(data.dtype).view(data.shape[1:]), matrix.to(data.dtype), masses,
-                   (lowest - 0.5) * width, width)  # fmt: skip
+                   lowest - 0.5 * width, width)  # fmt: skip
 
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         transform = cast(CopulaTransform, self.transform)
@@ -227,6 +227,14 @@ class CopulaModel(TransformedModel):
         low, high = self.ends.tolist()
         width = (high - low) / self.masses.shape[1]
         self.transform = CopulaTransform(self.mean, self.matrix, self.masses, low, width, self.inverse)
+
+
+def _levels(lowest: float, highest: float, width: float) -> int:
+    """How many values there are."""
+    steps = (number("highest", highest, above=number("lowest", lowest)) - lowest) / number("width", width, above=0.0)
+    if abs(steps - round(steps)) > 1e-3 or round(steps) < 1:
+        raise ValueError(f"from {lowest:g} to {highest:g} there must be whole steps of width={width:g}; got {steps:g}.")
+    return round(steps) + 1
 
 
 def _moments(masses: Float[Tensor, "d bins"]) -> tuple[Float[Tensor, "d bins"], Float[Tensor, "d bins"]]:

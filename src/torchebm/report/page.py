@@ -11,11 +11,12 @@ from torch import Tensor
 
 from torchebm.core.random import generator_for, randn
 from torchebm.datasets import Data
-from torchebm.training import TrainedRun
+from torchebm.training import TrainedRun, read_events
 from torchebm.viz.inputs import evaluate
 
 from . import pictures
 from .chapters import chapters
+from .guarding import guard_actions
 from .judgement import headline_figures, listed, share_chart, suspicions
 from .markup import Markup, code_block, document, tag, tally
 from .reproduction import commands, python_lines
@@ -228,8 +229,10 @@ def energy_section(run: TrainedRun, energies: Mapping[str, Float[Tensor, " n"]])
 def training(run: TrainedRun, metrics: list[dict[str, float]]) -> Iterator[Markup]:
     """Curves, if the run was long enough to record any."""
     yield tag("h2", "Training")
+    events = read_events(run.folder / "metrics.jsonl")
     if not metrics:
         yield tag("p", f"Nothing was recorded in {run.step} updates.")
+        yield from guard_actions(events) if events else ()
         return
     text = (
         "The energies of data and of negatives, the model's own samples, should stay together: the gap between them "
@@ -238,7 +241,8 @@ def training(run: TrainedRun, metrics: list[dict[str, float]]) -> Iterator[Marku
     if len(metrics) >= 100:  # otherwise every record is drawn alike
         text += " Faint lines are records, strong ones their running mean."
     yield tag("p", text, class_="soft")
-    yield pictures.curves(metrics)
+    yield from pictures.curves(metrics)
+    yield from guard_actions(events)
 
 
 def reproduction(run: TrainedRun, n_samples: int) -> Iterator[Markup]:

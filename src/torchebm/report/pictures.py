@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -37,8 +37,20 @@ TITLES = {
     "energy_data": "Energies of data and of negatives",
     "energy_gap": "Energy of negatives minus energy of data",
     "gradient_norm": "Norm of the gradient",
+    "acceptance_rate": "Acceptance rate of the sampler",
     "displacement": "Distance that chains move in an update",
+    "gap_fluctuation": "Fluctuation of the gap, over its sampling error",
+    "learning_rate": "Learning rate",
+    "energy_gap_mean": "Running mean of the gap",
+    "energy_gap_error": "Sampling error of the gap",
+    "gap_ratio": "Running mean of the gap, over its error",
+    "energy_noise": "Energy of uniform noise",
+    "chain_gradient_norm": "Norm of the energy's gradient at the negatives",
+    "buffer_age": "Updates since chains began",
+    "saturation": "Share of the negatives at the edge of the box",
+    "step_size": "Step size of the sampler",
 }
+FIRST = list(TITLES)[:7]  # what is seen at once
 
 Table = Float[Tensor, "n d"]
 
@@ -116,18 +128,25 @@ def histograms_of_energies(energies: Mapping[str, Float[Tensor, " n"]]) -> Marku
     )
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> Markup:
-    """What training recorded, a picture for each quantity."""
-    panels = []
-    for keys in grouped([key for key in numeric_keys(metrics) if key != "seconds"]):
-        what = TITLES.get(keys[0], keys[0].replace("_", " ").capitalize())
+def curves(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
+    """What training recorded, a picture for each quantity: the telling ones first, the others to be opened."""
+    groups = grouped([key for key in numeric_keys(metrics) if key != "seconds"])
+    yield tag("div", *(curve(metrics, keys) for keys in groups if keys[0] in FIRST), class_="gallery")
+    others = [curve(metrics, keys) for keys in groups if keys[0] not in FIRST]
+    if others:
+        summary = tag("summary", f"The other figures that were recorded: {len(others)}")
+        yield tag("details", summary, tag("div", *others, class_="gallery"))
 
-        def draw(figure: "Figure", keys: list[str] = keys) -> None:
-            (ax,) = training_curves(metrics, keys=keys, figure=figure)
-            ax.set_ylabel("")  # the caption says it
 
-        panels.append(drawn(draw, (3.2, 2.2), alt=f"{what}, against the training step.", caption=[tag("strong", what)]))
-    return tag("div", *panels, class_="gallery")
+def curve(metrics: Sequence[Mapping[str, Any]], keys: list[str]) -> Markup:
+    """One panel, of quantities that belong together."""
+    what = TITLES.get(keys[0], keys[0].replace("_", " ").capitalize())
+
+    def draw(figure: "Figure") -> None:
+        (ax,) = training_curves(metrics, keys=keys, figure=figure)
+        ax.set_ylabel("")  # the caption says it
+
+    return drawn(draw, (3.2, 2.2), alt=f"{what}, against the training step.", caption=[tag("strong", what)])
 
 
 def picture(draw: Callable[["Axes"], object], size: tuple[float, float], **words: Any) -> Markup:

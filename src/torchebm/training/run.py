@@ -237,7 +237,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _clear(folder: Path) -> None:
     """Removes what a run writes, and nothing else."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for made in (folder / "checkpoints", *folder.glob("forensics-*")):
+        shutil.rmtree(made, ignore_errors=True)
     for name in ("config.json", "metrics.jsonl", "samples.npy", "evaluation.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
 
