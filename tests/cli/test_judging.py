@@ -9,11 +9,12 @@ import torch
 from torchebm.cli import judging
 from torchebm.core import EnergyModel
 from torchebm.datasets import Data, density
+from torchebm.training.recipes import Tabular
 
 
 def run_of(model, source="eight_gaussians", purpose="density", **more):
     """What the figures ask of a run."""
-    recipe = SimpleNamespace(purpose=purpose)
+    recipe = SimpleNamespace(purpose=purpose, noisy=Tabular().noisy)
     return SimpleNamespace(model=model, device=torch.device("cpu"), dtype=torch.float32, recipe=recipe,
                            config={"seed": 0, "data": {"source": source}}, **more)  # fmt: skip
 

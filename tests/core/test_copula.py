@@ -119,6 +119,23 @@ def test_energies_are_infinite_outside_and_finite_at_the_very_ends(dtype):
     assert bool(copula().to(dtype).gradient(x[3:]).isfinite().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("width", [0.1, 0.63, 1e-3])
+@pytest.mark.parametrize("low", [-0.05, -0.315, -7.7, 100.1])  # of 0.63 three times from -0.315 the division rounds up
+def test_ends_that_are_no_numbers_of_the_dtype(low, width, dtype):
+    model = copula(low=low, width=width).to(dtype)
+    ends = torch.tensor([[low] * 3, [low + 3 * width] * 3], dtype=F64).to(dtype)
+    inside = torch.nextafter(ends, ends.flip(0))
+    energy = model(model.transform(model.transform.inv(inside)))
+    assert bool(energy.isfinite().all())
+
+
+def test_the_map_follows_the_model():
+    model = CopulaModel.from_data(HarmonicModel(), torch.tensor(COUNTS).float(), 0, 3).double()
+    linear = model.transform.linear
+    assert (linear.mean.dtype, linear.matrix.dtype, linear.inverse.dtype) == (F64, F64, F64)
+
+
 def test_samplers_refuse_starts_outside():
     model = copula()
     with pytest.raises(ValueError, match="must lie inside"):
@@ -207,6 +224,8 @@ def test_what_makes_no_copula_is_refused():
         CopulaModel.from_data(HarmonicModel(), data, 3, 3)
     with pytest.raises(ValueError, match=r"whole steps of width=0\.4; got 7\.5"):
         CopulaModel.from_data(HarmonicModel(), data, 0, 3, width=0.4)
+    with pytest.raises(ValueError, match=r"whole steps of width=1e\+06; got 3e-06"):
+        CopulaModel.from_data(HarmonicModel(), data, 0, 3, width=1e6)
     with pytest.raises(ValueError, match="pseudo_count"):
         CopulaModel.from_data(HarmonicModel(), data, 0, 3, pseudo_count=0.0)
     with pytest.raises(ValueError, match="width"):

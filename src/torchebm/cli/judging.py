@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchebm.core import BaseModel, MarkovSampler
-from torchebm.core.random import generator_for, randn, uniform
+from torchebm.core.random import generator_for, uniform
 from torchebm.datasets import Data, density, names
 from torchebm.evaluation import (
     UnboundedEnergyError,
@@ -257,9 +257,7 @@ def units_of(train: Data) -> float | Tensor:
 
 def with_noise(run: TrainedRun, x: Float[Tensor, " n *event"], generator: torch.Generator) -> Tensor:
     """Points with the noise that data had in training, where the model is."""
-    x = x.to(run.device, run.dtype)
-    xi = randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
-    return x + run.data_noise * xi
+    return run.recipe.noisy(x.to(run.device, run.dtype), run.data_noise, generator)
 
 
 def generator_of(run: TrainedRun, name: str) -> torch.Generator:

@@ -12,7 +12,6 @@ from torch.distributions.transforms import Transform
 
 from .checks import number
 from .model import BaseModel
-from .shapes import sum_event
 from .transformed import LinearTransform, TransformedModel
 
 __all__ = ["CopulaModel", "CopulaTransform"]
@@ -67,12 +66,10 @@ class CopulaTransform(Transform):
 
     def _call(self, z: Tensor) -> Tensor:
         normal = cast(Tensor, self.linear(z)).flatten(1).double()  # [n, d]
-        lower, upper = torch.special.ndtr(normal), torch.special.ndtr(-normal)
-        bins = torch.searchsorted(self.edges.contiguous(), lower.T.detach().contiguous(), right=True).T - 1  # [n, d]
-        mass, below, above = self._at(bins)
-        from_left = (lower - below) / mass
-        from_right = 1 - (upper - above) / mass  # the same; exact where lower rounds to 1
-        share = torch.where(normal < 0, from_left, from_right).clamp(0.0, 1.0)  # rounding at an edge of a bin
+        lower = torch.special.ndtr(normal)
+        bins = torch.searchsorted(self.edges, lower.T.detach().contiguous(), right=True).T - 1  # [n, d]
+        mass, below, _ = self._at(bins)
+        share = (lower - below) / mass
         x = self.low + self.width * (bins + share)
         return self._inside(x.to(z.dtype)).view(-1, *self.linear.mean.shape)
 
@@ -87,8 +84,9 @@ class CopulaTransform(Transform):
 
     def _normal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The normal value of each component, and the mass of the bin it is in; each `[n, d]`, in float64."""
-        place = (self._inside(x).flatten(1).double() - self.low) / self.width
-        bins = place.detach().floor().long().clamp(0, self.masses.shape[1] - 1)  # of what rounds to the upper end
+        last = math.nextafter(self.masses.shape[1], 0.0)  # the division rounds, at the upper end to beyond it
+        place = ((self._inside(x).flatten(1).double() - self.low) / self.width).clamp(max=last)
+        bins = place.detach().floor().long()
         mass, below, above = self._at(bins)
         share = place - bins
         lower, upper = below + share * mass, above + (1 - share) * mass
@@ -104,7 +102,7 @@ class CopulaTransform(Transform):
         return self.scaled[rows, bins], self.edges[rows, bins], self.above[rows, bins]
 
     def _inside(self, x: Tensor) -> Tensor:
-        """The ends themselves moved to the number next to them."""
+        """The ends themselves, and what lies beyond them, moved to the last number inside."""
         ends = torch.tensor([self.low, self.high], dtype=x.dtype, device=x.device)
         least, most = torch.nextafter(ends, ends.flip(0))
         return x.clamp(least, most)
@@ -189,13 +187,14 @@ class CopulaModel(TransformedModel):
                 f"from 0, has {float(flat[row, column]):g}. Round the data, or take a StandardizedModel, which takes "
                 "any values."
             )
-        counts = torch.nn.functional.one_hot(bins.long(), n_bins).double().sum(0)  # [d, bins]
+        columns, index = torch.arange(flat.shape[1], device=flat.device), bins.long()
+        counts = torch.bincount((columns * n_bins + index).flatten(), minlength=flat.shape[1] * n_bins)
+        counts = counts.view(-1, n_bins).double()  # [d, bins]
         prior = (counts.sum(0) + 1) / (counts.sum() + n_bins)  # of all components together, none without mass
         masses = counts + pseudo_count * n_bins * prior
         masses = masses / masses.sum(1, keepdim=True)
         first, second = _moments(masses)
-        columns = torch.arange(flat.shape[1], device=flat.device)
-        expected, square = first[columns, bins.long()], second[columns, bins.long()]  # each [n, d]
+        expected, square = first[columns, index], second[columns, index]  # each [n, d]
         mean = expected.mean(0)
         centred = expected - mean
         covariance = centred.T @ centred / len(flat)
@@ -208,11 +207,7 @@ class CopulaModel(TransformedModel):
     def forward(self, x: Float[Tensor, " batch *event"], **model_kwargs: Tensor) -> Float[Tensor, " batch"]:
         transform = cast(CopulaTransform, self.transform)
         within = ((x >= transform.low) & (x <= transform.high)).flatten(1).all(1)
-        middle = (transform.low + transform.high) / 2
-        inside = torch.where(within.view(-1, *[1] * (x.ndim - 1)), x, middle)  # no logarithm of what has no mass
-        z = cast(Tensor, transform.inv(inside))
-        energy = self.inner(z, **model_kwargs) + sum_event(transform.log_abs_det_jacobian(z, inside))
-        return torch.where(within, energy, torch.inf)
+        return torch.where(within, super().forward(x, **model_kwargs), torch.inf)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "CopulaModel":
         super()._apply(function, recurse)

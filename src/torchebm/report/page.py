@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchebm.core.random import generator_for, randn
+from torchebm.core.random import generator_for
 from torchebm.datasets import Data
 from torchebm.training import TrainedRun, read_events
 from torchebm.viz.inputs import evaluate
@@ -180,8 +180,7 @@ def energies_of(run: TrainedRun, train: Data, held_out: Data, samples: Tensor) -
     generator = generator_for(run.config["seed"], "report", device=run.device)
 
     def noisy(x: Tensor) -> Tensor:
-        x = x[:MOST_ENERGIES].to(**where)
-        return x + run.data_noise * randn(x.shape, generator=generator, **where)
+        return run.recipe.noisy(x[:MOST_ENERGIES].to(**where), run.data_noise, generator)
 
     points = {
         "training data": noisy(train.x),

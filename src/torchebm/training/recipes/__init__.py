@@ -4,6 +4,7 @@ import difflib
 
 from .base import Kind, LossSettings, ModelSettings, Purpose, Recipe, SamplerSettings, TrainingSettings
 from .density import DensityRecipe, Digits, Tabular
+from .dequantised import Dequantised
 from .diffusion import DiffusionRecovery
 from .improved import ImprovedCD
 from .joint import Jem, JemDensity
@@ -16,6 +17,7 @@ __all__ = [
     "Convergent",
     "ConvergentImages",
     "DensityRecipe",
+    "Dequantised",
     "DiffusionRecovery",
     "Digits",
     "Igebm",
@@ -43,6 +45,7 @@ RECIPES: dict[str, Recipe] = {
         Toy2D(),
         Tabular(),
         Digits(),
+        Dequantised(),
         JemDensity(),
         Mnist(),
         Jem(),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchebm.core import BaseLoss, BaseModel, BaseSampler, BaseScheduler
+from torchebm.core.random import randn
 from torchebm.datasets import Data
 
 from ..guards import (
@@ -150,6 +151,18 @@ class Recipe:
     def data_noise(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "*event"]:
         """Standard deviation of the noise that is added to each component, in the units of the data."""
         return torch.full_like(x[0], self.loss.data_noise)
+
+    def noisy(
+        self, x: Float[Tensor, " n *event"], noise: Float[Tensor, "*event"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, " n *event"]:
+        """Points with noise as data have it in training: what the energy is a density of.
+
+        Args:
+            x: Data, in their own units.
+            noise: What `data_noise` returned in training.
+            generator: Source of randomness.
+        """
+        return x + noise * randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
     @property
     def denoises(self) -> bool:
