@@ -43,6 +43,17 @@ def test_likelihood():
     assert chapter.caption.endswith("A note.")
 
 
+def test_the_mixture_stands_beside_the_likelihood_it_belongs_to():
+    mixture = {"log_likelihood": -140.5, "n_components": 8, "floor": 0.1}
+    figures = FIGURES["log_likelihood"] | {"mixture": mixture}
+    figures["dequantised"] = figures["dequantised"] | {"mixture": mixture | {"bits_per_dim": 2.7}}
+    (chapter,) = chapters({"log_likelihood": figures})
+    names = [row[0] for row in chapter.rows]
+    nats, bits = (i for i, name in enumerate(names) if name == "the same of the best Gaussian mixture, of size 8")
+    assert (chapter.rows[nats][1], chapter.rows[bits][1]) == ("-140.500", "2.700")
+    assert nats < names.index("bits per dimension, dequantised") < bits
+
+
 def test_long_run():
     chapter, found = rows("long_run")
     assert "Verdict: stationary; it stays; where it is." in chapter.caption

@@ -14,6 +14,7 @@ from torchebm.datasets import Data, density, names
 from torchebm.evaluation import (
     UnboundedEnergyError,
     compare,
+    gaussian_mixture_baseline,
     kernel_stein_test,
     log_likelihood,
     log_z,
@@ -30,6 +31,7 @@ __all__ = ["distances", "thorough"]
 
 MOST_TRAINING_ROWS = 10_000  # that samples are compared with; the rest would change little and take long
 MOST_POINTS = 1000  # of each kind, in what is quadratic in them
+MOST_MIXED = 128  # dimensions, up to which mixtures of Gaussians are fitted: their covariances have squares of them
 N_CHAINS = 200  # of the long run
 N_CONDITIONAL = 500  # samples of named classes
 
@@ -187,17 +189,28 @@ def likelihood(run: TrainedRun, samples: Tensor, multiples: tuple[int, ...]) -> 
     found = log_likelihood(run.model, x, normaliser, check_tails=False, batch_size=MOST_POINTS)
     fitted = with_noise(run, train.x, generator)
     figures = found.as_dict() | {"gaussian": gaussian_log_likelihood(fitted, x)}
+    mixes = found.dim <= MOST_MIXED
+    if mixes:
+        figures["mixture"] = gaussian_mixture_baseline(fitted, x, generator=generator)._asdict()
     width = bin_width(held_out)
     if width is not None:
         dequantised = dequantise(run, held_out.x, width, generator)
         found = log_likelihood(run.model, dequantised, normaliser, bin_width=width, check_tails=False,
                                batch_size=MOST_POINTS)  # fmt: skip
-        nats = gaussian_log_likelihood(dequantise(run, train.x, width, generator), dequantised)
-        figures["dequantised"] = {
+        fitted = dequantise(run, train.x, width, generator)
+
+        def bits(nats: float) -> float:
+            return -(nats / found.dim + math.log(width)) / math.log(2)
+
+        in_bits: dict[str, Any] = {
             "bits_per_dim": found.bits_per_dim,
             "bits_per_dim_interval": list(found.bits_per_dim_interval or ()),
-            "gaussian": -(nats / found.dim + math.log(width)) / math.log(2),
+            "gaussian": bits(gaussian_log_likelihood(fitted, dequantised)),
         }
+        if mixes:
+            mixture = gaussian_mixture_baseline(fitted, dequantised, generator=generator)
+            in_bits["mixture"] = mixture._asdict() | {"bits_per_dim": bits(mixture.log_likelihood)}
+        figures["dequantised"] = in_bits
     return figures
 
 

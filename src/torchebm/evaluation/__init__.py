@@ -1,5 +1,6 @@
 """Judging models, by their samples and by their likelihood."""
 
+from .baselines import MixtureBaseline, gaussian_mixture_baseline
 from .bridge import BridgeEstimate, bridge_sampling
 from .comparison import class_shares, compare, fitted_gaussian
 from .coverage import density_coverage, mode_total_variation, precision_recall
@@ -37,6 +38,7 @@ __all__ = [
     "Likelihood",
     "LogZ",
     "LongRun",
+    "MixtureBaseline",
     "NormalizerWarning",
     "OutOfDistribution",
     "UnboundedEnergyError",
@@ -51,6 +53,7 @@ __all__ = [
     "energy_distance",
     "fitted_gaussian",
     "frechet_distance",
+    "gaussian_mixture_baseline",
     "grouped_log_z",
     "inverted",
     "kernel_stein_discrepancy",

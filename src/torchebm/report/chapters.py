@@ -90,17 +90,27 @@ def _divergence(title: str, found: Mapping[str, Any]) -> Chapter:
     return Chapter(title, ["In nats", "Value"], rows)
 
 
+def _mixture(found: Mapping[str, Any], key: str) -> list[list[str]]:
+    """A row, if there is such a figure."""
+    mixture = found.get("mixture")
+    if mixture is None:
+        return []
+    return [[f"the same of the best Gaussian mixture, of size {mixture['n_components']}", shown(mixture[key]), "–"]]
+
+
 def _likelihood(title: str, found: Mapping[str, Any]) -> Chapter:
     normaliser = found["log_z"]
     rows = [
         ["nats a point, of data with the model's noise", f"{found['mean']:.3f}", between(found["interval"])],
         ["the same of a Gaussian with the data's covariance", f"{found['gaussian']:.3f}", "–"],
+        *_mixture(found, "log_likelihood"),
     ]
     if "dequantised" in found:
         bits = found["dequantised"]
         rows += [
             ["bits per dimension, dequantised", shown(bits["bits_per_dim"]), between(bits["bits_per_dim_interval"])],
             ["the same of a Gaussian with the covariance of dequantised data", shown(bits["gaussian"]), "–"],
+            *_mixture(bits, "bits_per_dim"),
         ]
     rows.append(["log Z", shown(normaliser["estimate"]), between(normaliser["interval"])])
     for key, name in (("lower", "log Z, annealed forward: a lower bound"), ("upper", "in reverse: an upper bound")):
