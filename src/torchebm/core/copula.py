@@ -1,8 +1,7 @@
 """Densities of whole values in the coordinates of a Gaussian copula: marginals made normal, then whitened."""
 
 import math
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from torch.distributions.transforms import Transform
 
 from .checks import number
 from .model import BaseModel
-from .transformed import LinearTransform, TransformedModel
+from .transformed import LinearTransform, RebuiltModel
 
 __all__ = ["CopulaModel", "CopulaTransform"]
 
@@ -108,7 +107,7 @@ class CopulaTransform(Transform):
         return x.clamp(least, most)
 
 
-class CopulaModel(TransformedModel):
+class CopulaModel(RebuiltModel):
     r"""An energy in the coordinates of a Gaussian copula, as a density of dequantised whole values.
 
     $x_i = F_i^{-1}(\Phi(m_i + (A z)_i))$ with the marginal distribution $F_i$ of each component, a histogram with one
@@ -208,15 +207,6 @@ class CopulaModel(TransformedModel):
         transform = cast(CopulaTransform, self.transform)
         within = ((x >= transform.low) & (x <= transform.high)).flatten(1).all(1)
         return torch.where(within, super().forward(x, **model_kwargs), torch.inf)
-
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "CopulaModel":
-        super()._apply(function, recurse)
-        self._rebuild()
-        return self
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._rebuild()
 
     def _rebuild(self) -> None:
         low, high = self.ends.tolist()

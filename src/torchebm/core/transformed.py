@@ -1,7 +1,7 @@
 """Densities in other coordinates: pushed through a bijection, standardised, or walked over without bounds."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -53,7 +53,23 @@ class TransformedModel(BaseModel):
         return self.inner, self.transform
 
 
-class StandardizedModel(TransformedModel):
+class RebuiltModel(TransformedModel):
+    """A transformed energy whose transform is made of its buffers, and made anew when these are moved or loaded."""
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(function, recurse)
+        self._rebuild()
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        raise NotImplementedError
+
+
+class StandardizedModel(RebuiltModel):
     r"""An energy of standardised values as a model in the data's own units.
 
     $x = m + A z$, with z of mean 0 and covariance I
@@ -104,15 +120,6 @@ class StandardizedModel(TransformedModel):
         values, vectors = torch.linalg.eigh(((flat - mean) / spread).T.cov().reshape(flat.shape[1], -1))
         matrix = spread.unsqueeze(1) * vectors * (values.clamp(min=0) + noise**2).sqrt()
         return cls(inner, mean.to(data.dtype).view(data.shape[1:]), matrix.to(data.dtype))
-
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "StandardizedModel":
-        super()._apply(function, recurse)
-        self._rebuild()
-        return self
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._rebuild()
 
     def _rebuild(self) -> None:
         self.transform = LinearTransform(self.mean, self.matrix, self.inverse)

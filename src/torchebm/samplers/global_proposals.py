@@ -14,12 +14,11 @@ from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import Scheduled
-from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import sum_event
 from torchebm.core.target import Target
 
 from .acceptance import accepts, unsound
-from .hmc import HamiltonianMonteCarlo
+from .outer import OuterSampler
 from .tempering import ParallelTempering
 
 __all__ = ["GlobalProposals"]
@@ -46,7 +45,7 @@ class GlobalInfo(NamedTuple):
         return getattr(self.local, name)  # where there are such: acceptance_rate, n_steps, tree_depth
 
 
-class GlobalProposals(MarkovSampler):
+class GlobalProposals(OuterSampler):
     r"""Lets chains jump anywhere before each local move; the choice for separate modes in few dimensions.
 
     $x' = m + s\,\xi$, wherever the chain is, accepted with probability
@@ -96,45 +95,18 @@ class GlobalProposals(MarkovSampler):
     def __init__(self, model: MarkovSampler | BaseModel | Callable[..., Tensor], *,
                  inner: type[MarkovSampler] | None = None, mean: Float[Tensor, "*event"] | None = None,
                  scale: float = 1.0, n_proposals: int = 1, **options: Any) -> None:  # fmt: skip
-        if isinstance(model, MarkovSampler):
-            given = [*options, *([] if inner is None else ["inner"])]
-            if given:
-                raise TypeError(f"{type(model).__name__} is a sampler already: leave {', '.join(given)} out.")
-            moves = model
-        else:
-            inner = HamiltonianMonteCarlo if inner is None else inner
-            if not (isinstance(inner, type) and issubclass(inner, MarkovSampler)):
-                raise TypeError(f"inner must be a class of samplers, such as HamiltonianMonteCarlo; got {inner!r}.")
-            moves = inner(model, **options)
-        if isinstance(moves, ParallelTempering):
+        super().__init__(model, inner, **options)
+        if isinstance(self.inner, ParallelTempering):
             raise TypeError(
                 "global proposals would move the cold replica alone: put them into the replicas instead, "
                 "ParallelTempering(GlobalProposals(...))."
             )
-        super().__init__(moves.model, dtype=moves._dtype, device=moves._device, precision=moves.precision)
-        self.inner = moves
-        self.can_reject, self.needs_gradient = moves.can_reject, moves.needs_gradient
-        self.divergence_advice = moves.divergence_advice
-        self.steps_per_block = None if moves.steps_per_block is None else 1
         self.mean, self.scale, self.n_proposals = mean, scale, n_proposals
 
-    # parameters are those of the inner sampler ------------------------------------------------------------------------
-
-    @property
-    def schedulers(self) -> dict[str, BaseScheduler]:
-        """Those of the inner sampler."""
-        return self.inner.schedulers
-
-    def register_scheduler(self, name: str, scheduler: float | BaseScheduler | Callable[[int], float]) -> None:
-        if name not in self.schedulers:
-            raise ValueError(f"{type(self.inner).__name__} has no {name}; it has {', '.join(self.schedulers)}.")
-        self.inner.register_scheduler(name, scheduler)
+    # what is kept -----------------------------------------------------------------------------------------------------
 
     def parameter_table(self, start: int, n_steps: int) -> dict[str, list[Any]]:
         return self.inner.parameter_table(start, n_steps)
-
-    def _read(self, name: str, scheduler: BaseScheduler, step: int) -> float:
-        return self.inner._read(name, scheduler, step)
 
     def state_dict(self) -> dict[str, Any]:
         """What the inner sampler keeps, and the proposals."""

@@ -14,12 +14,11 @@ from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
 from torchebm.core.random import uniform_
 from torchebm.core.sampler import Scheduled
-from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain
 from torchebm.core.target import Target
 
-from .hmc import HamiltonianMonteCarlo
 from .ladder import LadderTuning
+from .outer import OuterSampler
 from .replicas import ReplicaTarget, each_leaf, flat, partners, repeat, swaps, tempered
 
 __all__ = ["ParallelTempering"]
@@ -50,7 +49,7 @@ class SwapInfo(NamedTuple):
         return getattr(self.cold, name)  # acceptance_rate, and where there are such n_steps and tree_depth
 
 
-class ParallelTempering(MarkovSampler):
+class ParallelTempering(OuterSampler):
     r"""Runs replicas of each chain at rising temperatures and swaps neighbours; the choice for modes far apart.
 
     Replica i has the density $e^{-E / T_i}$, $1 = T_0 < T_1 < \dots$: the hot ones cross barriers, and swaps take what
@@ -106,21 +105,7 @@ class ParallelTempering(MarkovSampler):
                  inner: type[MarkovSampler] | None = None, temperatures: Sequence[float] | None = None,
                  n_temperatures: int | None = None, max_temperature: float | None = None, swap_every: int = 1,
                  **options: Any) -> None:  # fmt: skip
-        if isinstance(model, MarkovSampler):
-            given = [*options, *([] if inner is None else ["inner"])]
-            if given:
-                raise TypeError(f"{type(model).__name__} is a sampler already: leave {', '.join(given)} out.")
-            moves = model
-        else:
-            inner = HamiltonianMonteCarlo if inner is None else inner
-            if not (isinstance(inner, type) and issubclass(inner, MarkovSampler)):
-                raise TypeError(f"inner must be a class of samplers, such as HamiltonianMonteCarlo; got {inner!r}.")
-            moves = inner(model, **options)
-        super().__init__(moves.model, dtype=moves._dtype, device=moves._device, precision=moves.precision)
-        self.inner = moves
-        self.can_reject, self.needs_gradient = self.inner.can_reject, self.inner.needs_gradient
-        self.divergence_advice = self.inner.divergence_advice
-        self.steps_per_block = None if self.inner.steps_per_block is None else 1
+        super().__init__(model, inner, **options)
         self.swap_every = integer("swap_every", swap_every, at_least=1)
         self.tunes_ladder = temperatures is None
         if temperatures is None:
@@ -160,20 +145,7 @@ class ParallelTempering(MarkovSampler):
             self._ladder_tensor = kept = torch.tensor(self._temperatures, dtype=x.dtype, device=x.device)
         return kept
 
-    # parameters are those of the inner sampler ------------------------------------------------------------------------
-
-    @property
-    def schedulers(self) -> dict[str, BaseScheduler]:
-        """Those of the inner sampler."""
-        return self.inner.schedulers
-
-    def register_scheduler(self, name: str, scheduler: float | BaseScheduler | Callable[[int], float]) -> None:
-        if name not in self.schedulers:
-            raise ValueError(f"{type(self.inner).__name__} has no {name}; it has {', '.join(self.schedulers)}.")
-        self.inner.register_scheduler(name, scheduler)
-
-    def _read(self, name: str, scheduler: BaseScheduler, step: int) -> float:
-        return self.inner._read(name, scheduler, step)
+    # what is kept -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What the inner sampler keeps, the ladder, and the report of a warm-up."""
