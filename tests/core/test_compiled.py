@@ -138,6 +138,23 @@ def test_many_chains_get_shorter_blocks(backend, monkeypatch, seeded):
     assert backend.traced == 1
 
 
+@pytest.mark.parametrize(
+    ("sampler", "few", "many"),
+    [
+        (LangevinDynamics(HarmonicModel()), 32, 16),
+        (LangevinDynamics(Quartic()), 16, 4),
+        (HamiltonianMonteCarlo(HarmonicModel(), n_leapfrog_steps=10, path_jitter=0.0), 4, 2),
+        (HamiltonianMonteCarlo(Quartic(), n_leapfrog_steps=30, path_jitter=0.0), 1, 1),
+    ],
+)
+def test_blocks_are_longer_where_calling_them_is_most_of_the_time(sampler, few, many, backend, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("torchebm.core.compiled.fitting", lambda size, n_steps: sizes.append(size) or 1)
+    for n in (2, 100):
+        sampler.compile(backend=backend).sample(torch.ones(n, 2), n_steps=2)
+    assert sizes == [few, many]
+
+
 def test_any_number_of_chains(backend):
     """Dynamo itself gives up after eight."""
     sampler = LangevinDynamics(HarmonicModel()).compile(block=2, backend=backend)

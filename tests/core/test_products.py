@@ -22,14 +22,16 @@ def faster(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape", [(70, 1, 3), (70, 4, 40), (70, 5, 40), (70, 40, 33), (3, 64, 64), (70, 40, 2)], ids=str
+    "shape",
+    [(70, 1, 3), (70, 4, 40), (70, 5, 40), (70, 40, 33), (3, 64, 64), (70, 40, 2), (70, 40, 1), (1, 40, 50), (1, 2, 3)],
+    ids=str,
 )
 def test_products_with_and_without_a_bias(shape, faster, generator):
     m, k, n = shape
     a, b, c = (torch.randn(*s, generator=generator) for s in ((m, k), (k, n), (n,)))
 
     def both(a, b, c):
-        return a @ b + 1, torch.addmm(c, a, b) * 2, b.T @ a.T
+        return a @ b + 1, torch.addmm(c, a, b) * 2, b.T @ a.T, a @ (b.T.contiguous() * 2).T
 
     for got, expected in zip(compiled(both)(a, b, c), both(a, b, c), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -46,6 +48,16 @@ def test_a_network_and_its_gradient(faster, generator):
         return torch.func.grad(lambda y: network(y).sum())(x)
 
     torch.testing.assert_close(compiled(gradient)(x), gradient(x), rtol=1e-4, atol=1e-6)
+
+
+def test_what_looks_like_silu_but_is_not(generator):
+    x, y = (torch.randn(5, 6, generator=generator) for _ in range(2))
+
+    def quotients(x, y):
+        return x / ((-x).exp() + 1), y / ((-x).exp() + 1), x / ((-x).exp() + 2), x / (x.exp() + 1), x / (x + 1)
+
+    for got, expected in zip(compiled(quotients)(x, y), quotients(x, y), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_the_choice_is_made_once_and_is_a_choice():

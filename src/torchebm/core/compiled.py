@@ -20,6 +20,7 @@ from .target import Target
 __all__ = ["Compilable", "CompilationError", "CompiledBlocks", "CompiledEnergy"]
 
 _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks, which cost them little
+_LEAST_NOISE = 64  # numbers, for one step: fewer chains get longer blocks, since calling one is most of their time
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
 # again; these make it write intermediate results down. Measured on CPUs.
@@ -94,12 +95,12 @@ class CompiledBlocks:
 
     Args:
         sampler: Whose `step`; a pure function of tensors.
-        n_steps: Transitions in one call, at most.
+        block: Transitions in one call, at most; `None` for what compiles well.
         options: For `torch.compile`.
     """
 
-    def __init__(self, sampler: Any, n_steps: int, options: Mapping[str, Any]) -> None:
-        def block(target: Target, n: int, state: Any, noise: tuple[Tensor, ...], values: dict[str, Tensor],
+    def __init__(self, sampler: Any, block: int | None, options: Mapping[str, Any]) -> None:
+        def run(target: Target, n: int, state: Any, noise: tuple[Tensor, ...], values: dict[str, Tensor],
                   condition: dict, temperature: float | Tensor, held: Tensor | None,
                   every: bool) -> tuple[Any, list[tuple[Any, Any]]]:  # fmt: skip
             target = target.under(condition)
@@ -113,8 +114,8 @@ class CompiledBlocks:
                     seen.append((state, info))
             return state, seen
 
-        self.sampler, self.n_steps = sampler, n_steps
-        self.function = Specialised(block, options, type(sampler).__name__)
+        self.sampler, self.block = sampler, block
+        self.function = Specialised(run, options, type(sampler).__name__)
 
     def advance(self, state: Any, n_steps: int, *, target: Target, generator: torch.Generator | None,
                 temperature: float | Tensor, parameters: Mapping[str, Sequence[float | Tensor]],
@@ -126,7 +127,7 @@ class CompiledBlocks:
             The state, and how many transitions led to it.
         """
         one = sum(buffer.numel() for buffer in self.sampler.noise(state.x, 1))
-        size = fitting(min(self.n_steps, max(1, _MOST_NOISE // max(1, one))), n_steps)
+        size = fitting(min(self.block or self._suggested(one), max(1, _MOST_NOISE // max(1, one))), n_steps)
         if n_steps < 2 or any(isinstance(values[0], int) for values in parameters.values()):
             return state, 0  # whole numbers, as of leapfrog steps, shape the computation
         noise = self.sampler.noise(state.x, size)
@@ -149,6 +150,17 @@ class CompiledBlocks:
             if notice is not None:
                 notice(size, state)
         return state, blocks.stop
+
+    def _suggested(self, n_numbers: int) -> int:
+        """Transitions that compile well as one function, for steps that draw so many numbers.
+
+        Networks are compiled in shorter blocks: that takes long, and calls cost little beside them.
+        """
+        few, n = n_numbers < _LEAST_NOISE, self.sampler.steps_per_block
+        model = self.sampler.model.coordinates()[0]
+        if type(model).gradient is BaseModel.gradient:
+            return n if few else max(1, n // 4)
+        return 2 * n if few else n
 
     def wrap(self, target: Target) -> Target:
         """The target as it is: it is compiled with the step."""
@@ -184,7 +196,8 @@ class Compilable(BaseSampler):
     compiled: CompiledBlocks | CompiledEnergy | None = None
     """What `compile()` made."""
     steps_per_block: int | None = 1
-    """Transitions that compile well as one function; `None` where the host decides, within one, how it goes on."""
+    """Transitions of many chains on a closed-form energy that compile well as one function; `None` where the host
+    decides, within one, how it goes on."""
 
     def compile(self, block: int | None = None, **options: Any) -> Self:
         """Compiles blocks of transitions, from the next run on, and returns the sampler.
@@ -195,8 +208,8 @@ class Compilable(BaseSampler):
         block, single ones, and those of a warm-up that tunes are not compiled.
 
         Args:
-            block: Transitions in one function, chosen by the kind of sampler if left out; short runs take what divides
-                them, from half as many to half as many again.
+            block: Transitions in one function, chosen by the kind of sampler and model and the number of chains if left
+                out; short runs take what divides them, from half as many to half as many again.
             **options: For `torch.compile`.
 
         Raises:
@@ -211,8 +224,7 @@ class Compilable(BaseSampler):
             torch.Size([5, 2])
         """
         if self.steps_per_block is not None:
-            chosen = self.steps_per_block if self._has_closed_form() else max(1, self.steps_per_block // 4)
-            size = chosen if block is None else integer("block", block, at_least=1)
+            size = None if block is None else integer("block", block, at_least=1)
             self.compiled = CompiledBlocks(self, size, options)
         elif block is None:
             self.compiled = CompiledEnergy(self, options)
@@ -222,11 +234,6 @@ class Compilable(BaseSampler):
                 "leave block out, and its energy and gradient are compiled."
             )
         return self
-
-    def _has_closed_form(self) -> bool:
-        """Networks are compiled in shorter blocks: that takes long, and calls cost little beside them."""
-        model = self.model.coordinates()[0]
-        return type(model).gradient is not BaseModel.gradient
 
     def _progress(self, tick: Callable[..., None]) -> Callable[[int, Any], None]:
         """Moves the progress bar, which shows what compiling took once it is known."""

@@ -1,7 +1,9 @@
-"""Matrix products of compiled functions on CPUs: by oneDNN where it is faster, and small ones written out.
+"""Matrix products of compiled functions on CPUs: by oneDNN where it is faster, and thin ones written out.
 
 PyTorch multiplies float32 matrices on a CPU with MKL, which uses AVX2 on processors that are not Intel's, whatever they
-have. oneDNN, which is in PyTorch as well, uses AVX-512 wherever there is any.
+have. oneDNN, which is in PyTorch as well, uses AVX-512 wherever there is any. Products with a thin factor, such as the
+first and last layer of a network on points, are sums: written as such they fuse with their neighbours, where a library
+call would have to write its arguments to memory and read them back.
 """
 
 import functools
@@ -10,32 +12,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph, Node
 
 __all__ = ["inductor_pass"]
 
 _SMALLEST = 32  # of the inner and the last dimension; below it a product is not worth a detour
-_WRITTEN_OUT = 4  # of the inner dimension; up to it a product is a sum that fuses with its neighbours
+_THIN = 4  # of either; up to it a product is a sum
 _aten = torch.ops.aten
 
-
-@torch.library.custom_op("torchebm::mm", mutates_args=())
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
-
-
-@torch.library.custom_op("torchebm::addmm", mutates_args=())
-def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+# Without the layer of `torch.library.custom_op`, which takes as long as a product of small matrices.
+_library = torch.library.Library("torchebm", "DEF")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_library.define("transposed(Tensor x) -> Tensor")
 
 
-@_mm.register_fake
-def _(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-@_addmm.register_fake
-def _(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
+_library.impl("linear", _linear, "CPU")
+_library.impl("transposed", lambda x: x.t().clone(memory_format=torch.contiguous_format), "CPU")
+
+
+@torch.library.register_fake("torchebm::linear", lib=_library)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@torch.library.register_fake("torchebm::transposed", lib=_library)
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], x.shape[0])
 
 
 def inductor_pass() -> Any | None:
@@ -46,42 +52,109 @@ def inductor_pass() -> Any | None:
         return None
 
     class Products(CustomGraphPass):
-        def __call__(self, graph: torch.fx.Graph) -> None:
+        def __call__(self, graph: Graph) -> None:
+            packed: dict[Node, Node] = {}
             for node in list(graph.nodes):
                 if node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs:
-                    _replace(graph, node)
+                    _rewrite_product(graph, node, packed)
+                elif node.target == _aten.div.Tensor:
+                    _rewrite_silu(graph, node)
 
         def uuid(self) -> str:  # part of the key under which compiled code is kept
-            return f"torchebm products {_SMALLEST} {_WRITTEN_OUT} {_is_faster()}"
+            return f"torchebm products 2 {_SMALLEST} {_THIN} {_is_faster()}"
 
     return Products()
 
 
-def _replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None:
     *bias, a, b = node.args
     left, right = a.meta["val"], b.meta["val"]  # pyrefly: ignore[missing-attribute]
-    if right.shape[0] <= _WRITTEN_OUT:
-        with graph.inserting_before(node):
-            total = _written_out(graph, a, b, right.shape[0])
-            total = graph.call_function(_aten.add.Tensor, (total, *bias)) if bias else total
-        node.replace_all_uses_with(total)
-        graph.erase_node(node)
-        return
-    large = min(right.shape) >= _SMALLEST <= left.shape[0] and left.dtype == torch.float32
-    rows = all(c.meta["val"].shape == right.shape[1:] for c in bias)  # pyrefly: ignore[missing-attribute]
-    if large and rows and _is_faster():
-        node.target = torch.ops.torchebm.addmm.default if bias else torch.ops.torchebm.mm.default
+    (n_rows, n_terms), n_columns = left.shape, right.shape[1]
+    with graph.inserting_before(node):
+        if n_terms <= _THIN:
+            new = _sum_of_terms(graph, a, _packed(graph, b, packed, n_rows), n_terms)
+        elif n_columns <= _THIN:
+            b = _packed(graph, _call(graph, _aten.permute.default, (b, [1, 0])), packed, n_rows)
+            new = _columns(graph, a, b, n_columns)
+        elif n_rows == 1:
+            new = _row(graph, a, b)
+        else:
+            vector = all(c.meta["val"].shape == (n_columns,) for c in bias)  # pyrefly: ignore[missing-attribute]
+            large = min(n_rows, n_terms, n_columns) >= _SMALLEST and left.dtype == torch.float32
+            if large and vector and _is_faster():
+                weight = _call(graph, _aten.permute.default, (b, [1, 0]))
+                node.target, node.args = torch.ops.torchebm.linear.default, (a, weight, *(bias or [None]))
+            return
+        new = _call(graph, _aten.add.Tensor, (new, *bias)) if bias else new
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
 
 
-def _written_out(graph: torch.fx.Graph, a: Any, b: Any, n: int) -> Any:
-    """A product over few terms as a sum, which fuses with what surrounds it."""
+def _sum_of_terms(graph: Graph, a: Any, b: Any, n: int) -> Node:
+    """A product over few terms: column k times row k."""
     total = None
     for k in range(n):
-        column = graph.call_function(_aten.slice.Tensor, (a, 1, k, k + 1))
-        row = graph.call_function(_aten.slice.Tensor, (b, 0, k, k + 1))
-        term = graph.call_function(_aten.mul.Tensor, (column, row))
-        total = term if total is None else graph.call_function(_aten.add.Tensor, (total, term))
+        term = _call(graph, _aten.mul.Tensor, (_slice(graph, a, 1, k), _slice(graph, b, 0, k)))
+        total = term if total is None else _call(graph, _aten.add.Tensor, (total, term))
+    assert total is not None
     return total
+
+
+def _columns(graph: Graph, a: Any, b: Any, n: int) -> Node:
+    """A product with few columns, the rows of b: each a sum over a row's terms."""
+    columns = []
+    for k in range(n):
+        terms = _call(graph, _aten.mul.Tensor, (a, _slice(graph, b, 0, k)))
+        columns.append(_call(graph, _aten.sum.dim_IntList, (terms, [1], True)))
+    return columns[0] if n == 1 else _call(graph, _aten.cat.default, (columns, 1))
+
+
+def _packed(graph: Graph, b: Any, packed: dict[Node, Node], n_rows: int) -> Any:
+    """A thin matrix whose rows are read once for each of many chains, written down row by row, once in the graph."""
+    source = b.args[0] if b.target == _aten.permute.default else b
+    if source.target == _aten.permute.default:  # of a transpose
+        source, b = source.args[0], source.args[0]
+    if b is source or n_rows < _SMALLEST or b.meta["val"].shape[0] == 1:
+        return b
+    if source not in packed:
+        with graph.inserting_after(source):
+            packed[source] = _call(graph, torch.ops.torchebm.transposed.default, (source,))
+    return packed[source]
+
+
+def _row(graph: Graph, a: Any, b: Any) -> Node:
+    """A product with one row."""
+    terms = _call(graph, _aten.mul.Tensor, (_call(graph, _aten.permute.default, (a, [1, 0])), b))
+    return _call(graph, _aten.sum.dim_IntList, (terms, [0], True))
+
+
+def _slice(graph: Graph, a: Any, dim: int, k: int) -> Node:
+    return _call(graph, _aten.slice.Tensor, (a, dim, k, k + 1))
+
+
+def _rewrite_silu(graph: Graph, node: Node) -> None:
+    """x / (1 + exp(-x)) is x sigmoid(x), whose derivative is made of the same sigmoid."""
+    x, below = node.args
+    exp = _argument(below, _aten.add.Tensor, 1)
+    if x is None or _argument(_argument(exp, _aten.exp.default), _aten.neg.default) is not x:
+        return
+    with graph.inserting_before(node):
+        new = _call(graph, _aten.mul.Tensor, (x, _call(graph, _aten.sigmoid.default, (x,))))
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def _call(graph: Graph, target: Any, arguments: tuple[Any, ...]) -> Node:
+    """A new node that knows, as the others do, what its value looks like."""
+    node = graph.call_function(target, arguments)
+    node.meta["val"] = target(*torch.fx.map_arg(arguments, lambda argument: argument.meta["val"]))
+    return node
+
+
+def _argument(node: Any, target: Any, *others: Any) -> Any:
+    """The first argument of a call to `target` with those others; `None` of anything else."""
+    matches = isinstance(node, Node) and node.target == target and node.args[1:] == others and not node.kwargs
+    return node.args[0] if matches else None
 
 
 @functools.cache
@@ -91,7 +164,7 @@ def _is_faster() -> bool:
         return False
     a, b = torch.ones(512, 128), torch.ones(128, 128)
     try:
-        ours = _seconds(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+        ours = _seconds(lambda: _linear(a, b, None))
     except (AttributeError, RuntimeError):  # an operator that is PyTorch's own affair may go as it came
         return False
     return ours < 0.8 * _seconds(lambda: nn.functional.linear(a, b))

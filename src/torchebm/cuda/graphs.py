@@ -17,8 +17,8 @@ class GraphedBlocks(CompiledBlocks):
     copied before anybody sees them.
     """
 
-    def __init__(self, sampler: Any, n_steps: int, options: dict[str, Any]) -> None:
-        super().__init__(sampler, n_steps, options)
+    def __init__(self, sampler: Any, block: int | None, options: dict[str, Any]) -> None:
+        super().__init__(sampler, block, options)
         self.function = _Graphed(self.function.function, options, self.function.what)
 
 

@@ -143,7 +143,7 @@ class CUDALangevinDynamics(LangevinDynamics):
         """
         super().compile(block, **options)
         assert isinstance(self.compiled, CompiledBlocks)
-        self.compiled = GraphedBlocks(self, self.compiled.n_steps, options)
+        self.compiled = GraphedBlocks(self, self.compiled.block, options)
         return self
 
 

@@ -174,8 +174,8 @@ class HamiltonianMonteCarlo(TrajectorySampler):
 
     @property
     def steps_per_block(self) -> int | None:  # pyrefly: ignore[bad-override]
-        """With a path jitter the host decides how long a trajectory is."""
-        return None if self.path_jitter else 1
+        """Some 20 leapfrog steps; with a path jitter the host decides how long a trajectory is."""
+        return None if self.path_jitter else max(1, 20 // self.n_leapfrog_steps)
 
     def path_steps(self, k: int) -> int:
         """Leapfrog steps of transition k; those of the first are L."""
