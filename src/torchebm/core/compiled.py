@@ -20,7 +20,9 @@ from .target import Target
 __all__ = ["Compilable", "CompilationError", "CompiledBlocks", "CompiledEnergy"]
 
 _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks, which cost them little
-_LEAST_NOISE = 64  # numbers, for one step: fewer chains get longer blocks, since calling one is most of their time
+
+# Numbers that one step draws: below it calling a block is much of its time, and blocks are longer.
+_FEW, _FEW_FOR_NETWORKS = 2048, 64
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
 # again; these make it write intermediate results down. Measured on CPUs.
@@ -156,11 +158,10 @@ class CompiledBlocks:
 
         Networks are compiled in shorter blocks: that takes long, and calls cost little beside them.
         """
-        few, n = n_numbers < _LEAST_NOISE, self.sampler.steps_per_block
-        model = self.sampler.model.coordinates()[0]
-        if type(model).gradient is BaseModel.gradient:
-            return n if few else max(1, n // 4)
-        return 2 * n if few else n
+        n: int = self.sampler.steps_per_block
+        if type(self.sampler.model.coordinates()[0]).gradient is BaseModel.gradient:
+            return max(1, n // (2 if n_numbers < _FEW_FOR_NETWORKS else 4))
+        return 2 * n if n_numbers < _FEW else n
 
     def wrap(self, target: Target) -> Target:
         """The target as it is: it is compiled with the step."""
