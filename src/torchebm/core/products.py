@@ -61,7 +61,7 @@ def inductor_pass() -> Any | None:
                     _rewrite_silu(graph, node)
 
         def uuid(self) -> str:  # part of the key under which compiled code is kept
-            return f"torchebm products 2 {_SMALLEST} {_THIN} {_is_faster()}"
+            return f"torchebm products 4 {_SMALLEST} {_THIN} {_is_faster()}"
 
     return Products()
 
@@ -111,10 +111,10 @@ def _columns(graph: Graph, a: Any, b: Any, n: int) -> Node:
 
 def _packed(graph: Graph, b: Any, packed: dict[Node, Node], n_rows: int) -> Any:
     """A thin matrix whose rows are read once for each of many chains, written down row by row, once in the graph."""
-    source = b.args[0] if b.target == _aten.permute.default else b
-    if source.target == _aten.permute.default:  # of a transpose
-        source, b = source.args[0], source.args[0]
-    if b is source or n_rows < _SMALLEST or b.meta["val"].shape[0] == 1:
+    source, is_transposed = b, False
+    while source.target == _aten.permute.default:
+        source, is_transposed = source.args[0], not is_transposed
+    if not is_transposed or n_rows < _SMALLEST or b.meta["val"].shape[0] == 1:
         return b
     if source not in packed:
         with graph.inserting_after(source):
