@@ -49,13 +49,14 @@ class Specialised:
         torch.compile(lambda: None, **self.options)  # which refuses what it does not know
         self.seconds = 0.0
         """What compiling took so far."""
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Any, Callable] = {}
+        self._last: Callable | None = None
 
     def __call__(self, target: Target, *arguments: Any) -> Any:
         key = (*(type(argument) for argument in arguments), *map(_signature, _leaves(arguments)))
-        compiled = self._compiled.get(key)
-        if compiled is not None:
-            return compiled(target, *arguments)
+        self._last = self._compiled.get(key)
+        if self._last is not None:
+            return self._last(target, *arguments)
         compiled = self._compile(next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device)
         began = time.perf_counter()
         try:
@@ -63,8 +64,14 @@ class Specialised:
         except torch._dynamo.exc.TorchDynamoException as error:
             raise self._explained(error, target) from error
         self.seconds += time.perf_counter() - began
-        self._compiled[key] = compiled
+        self._compiled[key] = self._last = compiled
         return result
+
+    @property
+    def last(self) -> Callable:
+        """What the last call ran, for arguments of the same shapes: finding it takes longer than many a step."""
+        assert self._last is not None
+        return self._last
 
     def _compile(self, device: torch.device) -> Any:
         """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes."""
@@ -138,14 +145,15 @@ class CompiledBlocks:
         columns = {name: _column(values, x.device, wide) for name, values in parameters.items()}
         if not isinstance(temperature, Tensor) and temperature != 1.0:
             temperature = torch.tensor(temperature, dtype=wide, device=x.device)
-        blocks = range(0, n_steps - n_steps % size, size)
+        blocks, function = range(0, n_steps - n_steps % size, size), self.function
         for i in blocks:
             for row in rows:
                 self.sampler.draw(row, generator)
             values = {name: column[i : i + size] for name, column in columns.items()}
             every = observe is not None
             arguments = state, noise, values, target.model_kwargs, temperature, held, every
-            state, seen = self.function(target, size, *arguments)
+            state, seen = function(target, size, *arguments)
+            function = self.function.last
             if observe is not None:
                 for k, (each, info) in enumerate(seen, i):
                     observe(k, each, info)

@@ -1,5 +1,6 @@
 """Compiled blocks of steps as CUDA graphs: one launch for all the kernels of a block."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,14 +27,27 @@ class _Graphed(Specialised):
     """A function whose results are its caller's."""
 
     def __call__(self, target: Any, *arguments: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return owned(super().__call__(target, *arguments), {})
+        return _recorded(super().__call__)(target, *arguments)
+
+    @property
+    def last(self) -> Callable:
+        return _recorded(super().last)
 
     def _compile(self, device: torch.device) -> Any:
         ours = device.type == "cuda" and "mode" not in self.options
         if ours and self.options.get("backend", "inductor") == "inductor":
             self.options["options"] = {"triton.cudagraphs": True, **self.options.get("options", {})}
         return super()._compile(device)
+
+
+def _recorded(function: Callable) -> Callable:
+    """A function that begins a new step of the graphs, and whose results are its caller's."""
+
+    def call(target: Any, *arguments: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return owned(function(target, *arguments), {})
+
+    return call
 
 
 def owned(tree: Any, seen: dict[int, Tensor]) -> Any:
