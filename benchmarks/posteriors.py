@@ -288,7 +288,7 @@ def main() -> int:
     parser.add_argument("--warmup", type=int, default=400, help="transitions a chain")
     parser.add_argument("--draws", type=int, default=1000, help="of each chain")
     parser.add_argument("--chains", type=int, nargs="+", default=CHAINS, help="for those who vectorise, ascending")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--try", action="store_true", dest="attempt", help="show the report; the one on record stays")
     arguments = parser.parse_args()
     settings = f"{arguments.warmup} transitions of warm-up and {arguments.draws} draws a chain, for everyone"
