@@ -93,4 +93,4 @@ def train(tmp_path_factory, tiny):
 
 @pytest.fixture(scope="module")
 def digits(train):
-    return train("digits", "digits")
+    return train("digits", "images")

@@ -12,7 +12,7 @@ from torchebm.datasets import Data, load
 from torchebm.losses import ImprovedContrastiveDivergence, JointContrastiveDivergence, class_logits
 from torchebm.report.settings import field_docs
 from torchebm.training import RECIPES, Recipe, load_run, recipe, train_run
-from torchebm.training.recipes import Digits, TrainingSettings
+from torchebm.training.recipes import Images, TrainingSettings
 from torchebm.training.recipes.pixels import NoiseBuffer
 
 SMALL = {
@@ -302,7 +302,7 @@ FIRST = {
 
 
 def test_settings_of_the_first_version_are_those_of_today():
-    assert Digits.from_values(FIRST) == recipe("digits")
+    assert Images.from_values(FIRST) == recipe("images")
     tabular = {**FIRST, "model": {"hidden": [128], "standardise_by": "column"},
                "loss": {**FIRST["loss"], "data_noise": 0.2},
                "training": {**FIRST["training"], "n_steps": 3000, "learning_rate": 1e-3}}  # fmt: skip
@@ -310,7 +310,7 @@ def test_settings_of_the_first_version_are_those_of_today():
 
 
 def test_runs_of_the_first_version_are_loaded_and_resumed(trained, images):
-    run = trained("digits")
+    run = trained("images")
     path = run.folder / "config.json"
     kept = path.read_text()
     config = json.loads(kept)
@@ -322,7 +322,7 @@ def test_runs_of_the_first_version_are_loaded_and_resumed(trained, images):
         config = json.loads(kept)
         config["recipe"]["loss"]["magic"] = 3
         path.write_text(json.dumps(config))
-        with pytest.raises(ValueError, match=r"digits.loss has no setting 'magic'"):
+        with pytest.raises(ValueError, match=r"images.loss has no setting 'magic'"):
             load_run(run.folder)
     finally:
         path.write_text(kept)
@@ -330,8 +330,8 @@ def test_runs_of_the_first_version_are_loaded_and_resumed(trained, images):
 
 def test_a_recipe_of_ones_own(images, tmp_path, monkeypatch):
     @dataclasses.dataclass(frozen=True)
-    class Mine(Digits):
-        """As digits, and mine."""
+    class Mine(Images):
+        """As images, and mine."""
 
         name = "mine"
 

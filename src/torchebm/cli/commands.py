@@ -203,12 +203,14 @@ def checked_device(name: str) -> str:
 
 def _recipe_for(source: str) -> str:
     """The recipe of a kind of data; arrays may hold any, so those are read to see."""
-    if source == "digits" or Path(source).is_dir():
+    if source == "digits":
         return "digits"
+    if Path(source).is_dir():
+        return "images"
     if source in names():
         return "toy-2d" if density(source).event_shape == (2,) else "tabular"
     reads = Path(source).suffix in (".npy", ".npz")
-    return "digits" if reads and load(source).kind == "image" else "tabular"
+    return "images" if reads and load(source).kind == "image" else "tabular"
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:

@@ -204,7 +204,7 @@ def load_run(folder: str | Path, device: str = "cpu") -> TrainedRun:
 
 def _recipe_of(config: dict[str, Any]) -> Recipe:
     """The recipe of a run. Runs of the first version named none, and were all of one family."""
-    name = config["recipe"].get("name", "digits" if config["data"]["kind"] == "image" else "tabular")
+    name = config["recipe"].get("name", "images" if config["data"]["kind"] == "image" else "tabular")
     return recipe_of(name).from_values(config["recipe"])
 
 

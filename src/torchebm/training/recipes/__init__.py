@@ -3,24 +3,24 @@
 import difflib
 
 from .base import Kind, LossSettings, ModelSettings, Purpose, Recipe, SamplerSettings, TrainingSettings
-from .density import DensityRecipe, Digits, Tabular
-from .dequantised import Dequantised
+from .density import DensityRecipe, Images, Tabular
 from .diffusion import DiffusionRecovery
 from .improved import ImprovedCD
 from .joint import Jem, JemDensity
 from .langevin import LangevinRecipe
 from .published import Convergent, ConvergentImages, Igebm, Mnist, ShortRun
 from .toy_2d import Toy2D
+from .whole_values import Digits
 
 __all__ = [
     "RECIPES",
     "Convergent",
     "ConvergentImages",
     "DensityRecipe",
-    "Dequantised",
     "DiffusionRecovery",
     "Digits",
     "Igebm",
+    "Images",
     "ImprovedCD",
     "Jem",
     "JemDensity",
@@ -45,7 +45,7 @@ RECIPES: dict[str, Recipe] = {
         Toy2D(),
         Tabular(),
         Digits(),
-        Dequantised(),
+        Images(),
         JemDensity(),
         Mnist(),
         Jem(),

@@ -148,7 +148,7 @@ class JointPersistentSettings(PersistentSettings):
 
 @dataclass(frozen=True)
 class JemDensity(DensityRecipe):
-    """As `digits`, with classes: a joint density of small images and their labels at temperature 1."""
+    """As `images`, with classes: a joint density of small images and their labels at temperature 1."""
 
     name: ClassVar = "jem-density"
     source: ClassVar = "ours, after Grathwohl et al. (2020), https://arxiv.org/abs/1912.03263"

@@ -27,7 +27,7 @@ def with_settings(settings, **groups):
 
 def small(n_steps):
     return with_settings(
-        recipe("dequantised"),
+        recipe("digits"),
         model={"hidden": (8,)},
         sampler={"n_steps": 3, "n_leapfrog_steps": 2},
         loss={"buffer_size": 40},
@@ -36,23 +36,23 @@ def small(n_steps):
 
 
 def test_levels_are_read_off_the_data(data):
-    assert recipe("dequantised").fitted(data).model.levels == (0, 16)
+    assert recipe("digits").fitted(data).model.levels == (0, 16)
     counts = Data(torch.tensor([[2.0, 5.0], [3.0, 7.0]]), "table", "counts", columns=["a", "b"])
-    assert recipe("dequantised").fitted(counts).model.levels == (0, 7)
-    given = with_settings(recipe("dequantised"), model={"levels": (0, 20)})
+    assert recipe("digits").fitted(counts).model.levels == (0, 7)
+    given = with_settings(recipe("digits"), model={"levels": (0, 20)})
     assert given.fitted(data).model.levels == (0, 20)
 
 
 def test_values_that_are_not_whole_are_refused(data):
     with pytest.raises(DataError, match=r"for whole values, such as grey values from 0 to 255; digits has others"):
-        recipe("dequantised").fitted(dataclasses.replace(data, x=data.x / 16))
+        recipe("digits").fitted(dataclasses.replace(data, x=data.x / 16))
     with pytest.raises(ValueError, match=r"recipe.fitted\(data\)"):
-        recipe("dequantised").build_model(data.x)
+        recipe("digits").build_model(data.x)
 
 
 def test_it_begins_as_a_gaussian_copula_and_that_is_better_than_a_gaussian(data):
     """In bits on dequantised digits: 2.1 for the copula, 2.9 for a Gaussian."""
-    settings = with_settings(recipe("dequantised"), model={"pseudo_count": 0.5}).fitted(data)
+    settings = with_settings(recipe("digits"), model={"pseudo_count": 0.5}).fitted(data)
     copula = CopulaModel.from_data(HarmonicModel(), data.x, 0, 16, pseudo_count=0.5, noise=0.1)
     model = settings.build_model(data.x)
     x = settings.noisy(data.x, settings.data_noise(data.x), torch.Generator().manual_seed(0))
@@ -65,7 +65,7 @@ def test_it_begins_as_a_gaussian_copula_and_that_is_better_than_a_gaussian(data)
 
 def test_the_noise_is_uniform_within_a_bin(data):
     """A mean over 115,000 values, within 6 standard errors, and its ends."""
-    settings = recipe("dequantised")
+    settings = recipe("digits")
     u = settings.noisy(data.x, settings.data_noise(data.x), torch.Generator().manual_seed(0)) - data.x
     assert bool((u.abs() <= 0.5).all())
     assert float(u.abs().max()) > 0.49
@@ -75,7 +75,7 @@ def test_the_noise_is_uniform_within_a_bin(data):
 
 def test_a_run_learns_from_copies_of_the_data_each_with_noise_of_its_own(data):
     """In the copula's coordinates that noise is known: that of the bin, and a Gaussian's."""
-    settings = recipe("dequantised").fitted(data)
+    settings = recipe("digits").fitted(data)
     model = settings.build_model(data.x)
     x = settings.observations(model, data)
     assert x.shape == (65_536 // 1797 * 1797, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""Whole values as a density that can be judged in bits: `dequantised`."""
+"""Whole values as a density that can be judged in bits: `digits`."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..trainer import Trainer
 from .base import Kind, ModelSettings
 from .density import CosineSettings, DensityRecipe, HamiltonianSettings, PersistentSettings
 
-__all__ = ["CopulaSettings", "DecaySettings", "Dequantised", "DequantisedSettings", "RoundedSettings"]
+__all__ = ["CopulaSettings", "DecaySettings", "DequantisedSettings", "Digits", "RoundedSettings"]
 
 _ROWS = 65_536  # of data with noise, that a run sees again and again
 
@@ -72,14 +72,14 @@ class DecaySettings(CosineSettings):
 
 
 @dataclass(frozen=True)
-class Dequantised(DensityRecipe):
+class Digits(DensityRecipe):
     """Small images of whole values as a density of dequantised data: a likelihood in bits, and samples that are whole.
 
     The base is a Gaussian in coordinates in which every pixel is normal. The network is zero at first, so the run
     begins as a Gaussian copula.
     """
 
-    name: ClassVar = "dequantised"
+    name: ClassVar = "digits"
     source: ClassVar = "ours"
     figures: ClassVar = (
         "8x8 digits, a minute on one core: 1.93 bits per dimension, 2.70 for the best Gaussian mixture; sliced "
@@ -98,7 +98,7 @@ class Dequantised(DensityRecipe):
         if not bool((data.x == data.x.round()).all()):
             raise DataError(
                 f"recipe {self.name!r} is for whole values, such as grey values from 0 to 255; {data.name} has others. "
-                "Round them, or take the recipe `digits` or `tabular`."
+                "Round them, or take the recipe `images` or `tabular`."
             )
         if self.model.levels is not None:
             return new
