@@ -179,3 +179,14 @@ def test_every_density_is_learned(name, seed):
 def test_units_do_not_matter(name, scale, shift):
     _, model = trained(points(name, scale=scale, shift=shift))
     assert divergence(model, density(name), scale, shift) < LIMITS[name]
+
+
+@pytest.mark.parametrize(("swings", "trips"), [(1.3, False), (1.5, True)])
+def test_a_learning_rate_that_is_too_high_shows_in_the_first_updates(swings, trips):
+    """Medians over the first 500 updates: 1.1 to 1.35 with the recipe's own rate, 1.44 and more with ten times that."""
+    guards = {guard.name: guard for guard in recipe("toy-2d").guards()}
+    figures = [3.0, 2.5, 1.6, *[swings] * 4, 1.0, 1.0, 1.0]
+    lines = [{"step": 50 * (i + 1), "gap_fluctuation": figure} for i, figure in enumerate(figures)]
+    assert guards["fluctuation"].reason(lines) is None
+    assert (guards["lasting fluctuation"].reason(lines) is not None) is trips
+    assert {guards[name].remedy.learning_rate for name in ("fluctuation", "lasting fluctuation")} == {0.2}

@@ -216,7 +216,7 @@ def gap_beyond(ratio: float = 8.0, n_updates: int = 150, action: Action = "rollb
 
 
 def fluctuation_beyond(ratio: float = 2.0, n_updates: int = 300, action: Action = "rollback",
-                       remedy: Remedy | None = None) -> Guard:  # fmt: skip
+                       remedy: Remedy | None = None, name: str = "fluctuation") -> Guard:  # fmt: skip
     """An energy gap that swings from update to update by more than `ratio` times its noise: updates overshoot.
 
     What is compared is `gap_fluctuation`, the standard deviation of the gap over the updates between two lines in units
@@ -235,7 +235,7 @@ def fluctuation_beyond(ratio: float = 2.0, n_updates: int = 300, action: Action 
             f"{n_updates} updates, more than {ratio:g}: updates overshoot (take a smaller learning rate)"
         )
 
-    return Guard("fluctuation", condition, action, remedy or Remedy())
+    return Guard(name, condition, action, remedy or Remedy())
 
 
 def standstill(share: float = 1e-3, n_updates: int = 250, action: Action = "rollback",
