@@ -48,9 +48,9 @@ def ways(chains: Sequence[int]) -> list[Way]:
     trees = tuple(n for n in chains if n <= MOST_TREES) or few[:1]
     found = []
     for kind, numbers in (("NUTS", trees), ("ChEES", several)):
-        settings = {"sampler_kind": kind, "compiled": True}
-        found.append(Way(f"our {kind}", "compiled", ("posteriors_ours.py",), numbers, settings, theirs=False))
-    vectorised = ("posteriors_numpyro.py", "32")  # its own default; 64 bits were slower with any number of chains
+        program, settings = ("posteriors_ours.py",), {"sampler_kind": kind}
+        found.append(Way(f"our {kind}", "compiled", program, numbers, settings, theirs=False))
+    vectorised = ("posteriors_numpyro.py", "32")  # its own default, and faster than 64
     found.append(Way("NumPyro", "vectorised, 32 bits", vectorised, few, {"method": "vectorized"}))
     found.append(Way("NumPyro", "sequential, 64 bits", ("posteriors_numpyro.py", "64"), (4,), {"method": "sequential"}))
     parallel = ("posteriors_numpyro.py", "64", "2")  # as many devices as chains

@@ -52,7 +52,7 @@ class Contender:
         except BrokenPipeError as error:
             raise ContenderError(f"{self.name} stopped before {request}: see its error above.") from error
         if not select.select([self._process.stdout], [], [], limit)[0]:
-            raise ContenderError(f"{self.name} took more than {limit:g} s for {request}.")
+            raise ContenderError(f"{self.name} took more than {limit:g} s.")
         answer = self._process.stdout.readline()
         if not answer:
             raise ContenderError(f"{self.name} stopped on {request}: see its error above.")

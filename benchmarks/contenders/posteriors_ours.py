@@ -22,16 +22,14 @@ def density(posterior: str, x: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def sampler(posterior: str, kind: str, compiled: bool, chains: int) -> Any:
+def sampler(posterior: str, kind: str, chains: int) -> Any:
     """One for each configuration, with what was compiled for it."""
-    made = SAMPLERS[kind](POSTERIORS[posterior].model)
-    return made.compile() if compiled else made
+    return SAMPLERS[kind](POSTERIORS[posterior].model).compile()
 
 
-def run(posterior: str, n_warmup: int, n_draws: int, seed: int, sampler_kind: str, compiled: bool,
-        chains: int) -> Run:  # fmt: skip
+def run(posterior: str, n_warmup: int, n_draws: int, seed: int, sampler_kind: str, chains: int) -> Run:
     generator = torch.Generator().manual_seed(seed)
-    kernel = sampler(posterior, sampler_kind, compiled, chains)
+    kernel = sampler(posterior, sampler_kind, chains)
     began = time.perf_counter()
     x = POSTERIORS[posterior].initial(chains, generator)
     state = kernel.warm_up(x, n_warmup, generator=generator)

@@ -241,7 +241,7 @@ def test_ours_samples_a_posterior(program, tmp_path):
     contender, out = rig.Contender("one", "posteriors_ours.py"), tmp_path / "draws.npy"
     try:
         found = contender.ask(posterior="eight_schools", n_warmup=10, n_draws=4, seed=0, chains=3, out=str(out),
-                              sampler_kind="ChEES", compiled=False)  # fmt: skip
+                              sampler_kind="ChEES")  # fmt: skip
     finally:
         contender.close()
     assert np.load(out).shape == (3, 4, 10)

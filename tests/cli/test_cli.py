@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import torchebm
-from torchebm.cli import main
+from torchebm.cli import commands, main
 from torchebm.training import RECIPES
 
 SMALL = ["--n-steps", "12", "--n-samples", "60", "--sampler.n-steps", "5", "--loss.buffer-size", "200"]
@@ -286,3 +286,11 @@ def test_a_small_table_goes_through_with_the_figures_it_allows(tmp_path):
 def test_samples_go_nowhere_before_the_directory_exists(tmp_path, capsys):
     assert run("sample", tmp_path, "--out", tmp_path / "missing" / "x.npy") == 2
     assert "make it first" in capsys.readouterr().err
+
+
+def test_each_kind_of_data_has_a_recipe(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8), dtype=np.uint8))
+    np.save(tmp_path / "table.npy", np.zeros((3, 8), dtype=np.float32))
+    sources = ["digits", "rings", str(tmp_path), str(tmp_path / "images.npy"), str(tmp_path / "table.npy"), "x.csv"]
+    chosen = [commands._recipe_for(source) for source in sources]
+    assert chosen == ["digits", "toy-2d", "images", "images", "tabular", "tabular"]

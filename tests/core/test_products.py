@@ -37,6 +37,18 @@ def test_products_with_and_without_a_bias(shape, faster, generator):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(40, 0, 3), (40, 3, 0), (0, 3, 2)], ids=str)
+def test_products_of_nothing(shape):
+    m, k, n = shape
+    a, b = torch.ones(m, k), torch.ones(k, n)
+    torch.testing.assert_close(compiled(torch.mm)(a, b), a @ b)
+
+
+def test_whole_numbers_stay_what_they_are():
+    a = torch.arange(80, dtype=torch.int32).reshape(40, 2)
+    torch.testing.assert_close(compiled(torch.mm)(a, a[:2]), a @ a[:2])
+
+
 def test_a_network_and_its_gradient(faster, generator):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -61,7 +61,7 @@ def inductor_pass() -> Any | None:
                     _rewrite_silu(graph, node)
 
         def uuid(self) -> str:  # part of the key under which compiled code is kept
-            return f"torchebm products 4 {_SMALLEST} {_THIN} {_is_faster()}"
+            return f"torchebm products 5 {_SMALLEST} {_THIN} {_is_faster()}"
 
     return Products()
 
@@ -70,6 +70,8 @@ def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None
     *bias, a, b = node.args
     left, right = a.meta["val"], b.meta["val"]  # pyrefly: ignore[missing-attribute]
     (n_rows, n_terms), n_columns = left.shape, right.shape[1]
+    if not left.is_floating_point() or 0 in (n_rows, n_terms, n_columns):
+        return
     with graph.inserting_before(node):
         if n_terms <= _THIN:
             new = _sum_of_terms(graph, a, _packed(graph, b, packed, n_rows), n_terms)
@@ -136,7 +138,7 @@ def _rewrite_silu(graph: Graph, node: Node) -> None:
     """x / (1 + exp(-x)) is x sigmoid(x), whose derivative is made of the same sigmoid."""
     x, below = node.args
     exp = _argument(below, _aten.add.Tensor, 1)
-    if x is None or _argument(_argument(exp, _aten.exp.default), _aten.neg.default) is not x:
+    if _argument(_argument(exp, _aten.exp.default), _aten.neg.default) is not x:
         return
     with graph.inserting_before(node):
         new = _call(graph, _aten.mul.Tensor, (x, _call(graph, _aten.sigmoid.default, (x,))))
