@@ -156,6 +156,12 @@ def test_one_recipe_shows_every_setting_with_its_meaning(name, capsys):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_help_is_not_taken_from_comments(name, capsys):
+    assert run("train", "--recipe", name, "--help") == 0
+    assert "ignore[" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_setting_of_a_recipe_is_an_option(name):
     """What `torchebm recipes NAME` shows is read back to the very recipe, and one number more is taken over."""
     import tyro

@@ -162,6 +162,18 @@ def test_the_watch_finds_the_first_step(n_steps, dtype):
     assert watch.first_steps().tolist() == first
 
 
+def test_a_window_of_many_chains_is_shorter(monkeypatch):
+    monkeypatch.setattr("torchebm.core.divergence._MOST_NOTES", 8)
+    states = torch.zeros(10, 3, 1)
+    states[4:, 1] = NAN
+    watch, most = DivergenceWatch(states[0], None, 10), 0
+    for x in states:
+        watch(1, type("State", (), {"x": x}))
+        most = max(most, len(watch._notes))
+    assert most <= 8 // 3
+    assert watch.first_steps().tolist() == [-1, 4, -1]
+
+
 def test_large_finite_points_are_no_divergence(generator):
     x = torch.full((2, 3, 300, 300), 100.0, dtype=torch.float16)  # their sum overflows float16
     flat = EnergyModel(lambda x: 1e-3 * x.flatten(1)[:, 0])

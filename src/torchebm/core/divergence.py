@@ -11,6 +11,7 @@ from .checks import warn_caller
 __all__ = ["DivergenceWatch", "SamplingDivergenceWarning"]
 
 _WINDOW = 64  # transitions that are collected before they are searched
+_MOST_NOTES = 1 << 20  # numbers, in a window of them
 _SMALL = 1 << 14  # entries of all chains, up to which keeping a window of them costs less than a mean of each
 
 
@@ -32,11 +33,12 @@ class DivergenceWatch:
         self.stuck = stuck
         self.n_stuck = 0 if stuck is None else int(stuck.sum())
         self._event, self._device = x.shape[1:].numel(), x.device
-        self._length = max(1, min(_WINDOW, n_steps))
         self._notes: list[Tensor] = []  # of the window: whatever is finite, for each chain, where the chain is
         self._shares: Tensor | None = None
         if x.device.type != "cpu" or x.numel() > _SMALL:
             self._shares = x.new_full((self._event,), 1 / self._event)  # a mean, since a sum may overflow in float16
+        a_note = max(1, x.numel() if self._shares is None else len(x))
+        self._length = max(1, min(_WINDOW, n_steps, _MOST_NOTES // a_note))
         self._n_sound = 0  # notes before the window, if all of them were finite
         self._whole: Tensor | None = None  # [chain], once one was not: those that were finite so far
         self._sound: Tensor | None = None  # [chain], and their notes until they were not

@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["add_scaled", "per_chain", "select", "sum_event"]
+__all__ = ["add_scaled", "add_scaled_", "per_chain", "select", "sum_event"]
 
 State = TypeVar("State", bound=NamedTuple)
 
@@ -27,6 +27,11 @@ def per_chain(value: float | Tensor, x: Tensor) -> float | Tensor:
 def add_scaled(x: Tensor, scale: float | Tensor, y: Tensor) -> Tensor:
     """`x + scale * y`; a number, or one a chain. With a number it takes one pass over memory."""
     return x + per_chain(scale, x) * y if isinstance(scale, Tensor) else torch.add(x, y, alpha=scale)
+
+
+def add_scaled_(x: Tensor, scale: float | Tensor, y: Tensor) -> Tensor:
+    """`add_scaled` into `x`, which nobody else may hold."""
+    return x.add_(per_chain(scale, x) * y) if isinstance(scale, Tensor) else x.add_(y, alpha=scale)
 
 
 def select(mask: Tensor, new: State, old: State) -> State:

@@ -13,7 +13,7 @@ from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
-from torchebm.core.shapes import add_scaled, per_chain
+from torchebm.core.shapes import add_scaled, add_scaled_, per_chain
 from torchebm.core.target import Target
 
 __all__ = ["LangevinDynamics", "bounded"]
@@ -115,7 +115,7 @@ class LangevinDynamics(MarkovSampler):
             limit = per_chain(gradient_clip, gradient)
             gradient = bounded(gradient, -limit, limit)
         spread = noise_scale * (2 * step_size * temperature) ** 0.5
-        x = add_scaled(add_scaled(state.x, -step_size, gradient), spread, noise[0])
+        x = add_scaled_(add_scaled(state.x, -step_size, gradient), spread, noise[0])
         if self.clamp is not None:
             x = bounded(x, *self.clamp)
         return Position(x), Info(x)

@@ -13,7 +13,7 @@ from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
-from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
+from torchebm.core.shapes import add_scaled, add_scaled_, per_chain, select, sum_event
 from torchebm.core.target import Target
 
 from .acceptance import AcceptInfo, Evaluated, accepts, unsound
@@ -147,7 +147,7 @@ class MetropolisAdjustedLangevin(MarkovSampler):
         xi, u = noise
         c, root = self.diagonal(xi)
         h, drift = per_chain(step_size, xi), per_chain(step_size / temperature, xi)
-        x = add_scaled(add_scaled(state.x, -drift, c * state.gradient), (2 * h) ** 0.5, root * xi)
+        x = add_scaled_(add_scaled(state.x, -drift, c * state.gradient), (2 * h) ** 0.5, root * xi)
         new = Evaluated(x, *target(x))
         # log q(x | x') - log q(x' | x), in a form without division by h or C that changes its sign, to the last bit,
         # when x and x' change places

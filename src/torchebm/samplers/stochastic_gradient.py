@@ -14,7 +14,7 @@ from torchebm.core.model import BaseModel
 from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
-from torchebm.core.shapes import add_scaled, per_chain
+from torchebm.core.shapes import add_scaled, add_scaled_, per_chain
 from torchebm.core.target import Target
 
 from .langevin import Info, Position
@@ -128,7 +128,7 @@ class StochasticGradientLangevin(MinibatchSampler):
     def step(self, state: Position, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor) -> tuple[Position, Info]:  # fmt: skip
         h, spread = per_chain(step_size, state.x), per_chain((2 * step_size * temperature) ** 0.5, state.x)
-        x = add_scaled(add_scaled(state.x, -h, self.estimate(state.x, noise, target)), spread, noise[0])
+        x = add_scaled_(add_scaled(state.x, -h, self.estimate(state.x, noise, target)), spread, noise[0])
         return Position(x), Info(x)
 
 

@@ -88,6 +88,7 @@ class Digits(DensityRecipe):
     kinds: ClassVar[tuple[Kind, ...]] = ("image", "table")
 
     model: CopulaSettings = CopulaSettings()  # pyrefly: ignore[bad-override]
+    """A Gaussian copula, and a network that corrects it."""
     sampler: RoundedSettings = RoundedSettings()
     loss: DequantisedSettings = DequantisedSettings()
     training: DecaySettings = DecaySettings(n_steps=6000, learning_rate=7e-3, final_learning_rate=0.02,
