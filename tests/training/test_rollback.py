@@ -144,6 +144,18 @@ def test_what_is_written_down(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::torchebm.training.TrainingWarning")
+def test_a_guard_until_the_first_rollback_is_not_asked_again(tmp_path):
+    """Nor in a run that was resumed."""
+    slight = Guard("slight", lambda lines: "no" if lines[-1]["step"] > 30 else None, until_rollback=True)
+    trainer = trainer_of([slight], tmp_path)
+    trainer.fit(points(), 40, 32, progress=False)
+    assert [event["guard"] for event in trainer.events] == ["slight"]
+    resumed = trainer_of([slight], tmp_path)
+    resumed.fit(points(), 60, 32, resume=True, progress=False)
+    assert len(resumed.events) == 1
+
+
+@pytest.mark.filterwarnings("ignore::torchebm.training.TrainingWarning")
 def test_it_gives_up_with_a_dump(tmp_path):
     guard = Guard("stubborn", lambda lines: "no" if lines[-1]["step"] > 30 else None)
     trainer = trainer_of([guard], tmp_path, max_rollbacks=2)

@@ -181,12 +181,16 @@ def test_units_do_not_matter(name, scale, shift):
     assert divergence(model, density(name), scale, shift) < LIMITS[name]
 
 
-@pytest.mark.parametrize(("swings", "trips"), [(1.3, False), (1.5, True)])
-def test_a_learning_rate_that_is_too_high_shows_in_the_first_updates(swings, trips):
-    """Medians over the first 500 updates: 1.1 to 1.35 with the recipe's own rate, 1.44 and more with ten times that."""
-    guards = {guard.name: guard for guard in recipe("toy-2d").guards()}
-    figures = [3.0, 2.5, 1.6, *[swings] * 4, 1.0, 1.0, 1.0]
+@pytest.mark.parametrize(("swings", "n_lines", "by"), [
+    (1.24, 16, set()), (1.3, 16, {"slight fluctuation"}), (1.3, 10, set()), (1.5, 10, {"lasting fluctuation"}),
+])  # fmt: skip
+def test_a_learning_rate_that_is_too_high_shows_in_the_first_updates(swings, n_lines, by):
+    """Medians over 500 and 800 updates: up to 1.33 and 1.23 with the own rate, from 1.28 with ten times that."""
+    figures = [3.0, 2.5, 1.6, *[swings] * (n_lines - 6), 1.0, 1.0, 1.0]
     lines = [{"step": 50 * (i + 1), "gap_fluctuation": figure} for i, figure in enumerate(figures)]
-    assert guards["fluctuation"].reason(lines) is None
-    assert (guards["lasting fluctuation"].reason(lines) is not None) is trips
-    assert {guards[name].remedy.learning_rate for name in ("fluctuation", "lasting fluctuation")} == {0.2}
+    guards = [guard for guard in recipe("toy-2d").guards() if "fluctuation" in guard.name]
+    assert {guard.name for guard in guards if guard.reason(lines) is not None} == by
+
+
+def test_every_remedy_leaves_a_fifth_of_the_rate():
+    assert {guard.remedy.learning_rate for guard in recipe("toy-2d").guards()} == {0.2}

@@ -85,6 +85,8 @@ class Guard:
         failures: Whether the condition is asked about updates that had no finite loss or gradient: the last line then
             holds nothing but `step` and `failure`, the message. Others see whole lines only. Without a guard of this
             kind such an update ends the run.
+        until_rollback: Whether nobody asks it any more once the run has gone back: for signals so slight that they
+            remain after a remedy that is enough.
 
     Example:
         >>> guard = Guard("sign", lambda lines: "it is negative" if lines[-1]["energy_gap"] < 0 else None, "warn")
@@ -97,6 +99,7 @@ class Guard:
     action: Action = "rollback"
     remedy: Remedy = field(default_factory=Remedy)
     failures: bool = False
+    until_rollback: bool = False
 
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):

@@ -260,7 +260,8 @@ class Trainer:
         """Asks the guards, and tells whether all were quiet; of a window that is not whole no one is warned."""
         quiet = True
         for guard in self.guards:
-            reason = None if guard.failures else guard.reason(lines)
+            silent = guard.failures or (guard.until_rollback and self.recovery.attempt > 0)
+            reason = None if silent else guard.reason(lines)
             if reason is None:
                 continue
             quiet = False

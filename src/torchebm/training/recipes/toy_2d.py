@@ -102,14 +102,12 @@ class Toy2D(DensityRecipe):
         """Those of every density, with a closer look at fluctuation.
 
         A learning rate that is ten times too high does not diverge here. It ends two or three times as far from the
-        truth, and shows in the first 500 updates. A rate that is too low is worse still, so a fifth of it is left.
+        truth, and shows in the first 800 updates. A rate that is too low is worse still, so a fifth of it is left.
         """
+        lasting = fluctuation_beyond(1.4, 500, name="lasting fluctuation")
+        slight = replace(fluctuation_beyond(1.26, 800, name="slight fluctuation"), until_rollback=True)
         remedy = Remedy(learning_rate=0.2)
-        closer = (
-            fluctuation_beyond(remedy=remedy),
-            fluctuation_beyond(1.4, 500, remedy=remedy, name="lasting fluctuation"),
-        )
-        return *(guard for guard in super().guards() if guard.name != closer[0].name), *closer
+        return tuple(replace(guard, remedy=remedy) for guard in (*super().guards(), lasting, slight))
 
     @property
     def _least_width(self) -> float:
