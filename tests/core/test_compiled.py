@@ -1,11 +1,15 @@
 """Compiled blocks: the same transitions, from the same random numbers, compiled once."""
 
+import copy
+import pickle
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
 
-from torchebm.core import BaseModel, HarmonicModel, LinearScheduler, SamplingDivergenceWarning
-from torchebm.core.compiled import CompilationError, fitting
+from torchebm.core import BaseModel, HarmonicModel, LinearScheduler, SamplingDivergenceWarning, Target
+from torchebm.core.compiled import CompilationError, CompiledBlocks, CompiledEnergy, fitting, owned
 from torchebm.losses import ContrastiveDivergence
 from torchebm.samplers import (
     HamiltonianMonteCarlo,
@@ -165,6 +169,104 @@ def test_any_number_of_chains(backend):
     assert backend.traced == 12
 
 
+def test_any_number_of_settings(backend, seeded):
+    """Python's numbers are part of a trace; Dynamo itself gives up after eight."""
+    model = HarmonicModel()
+    sampler, plain = LangevinDynamics(model).compile(block=2, backend=backend), LangevinDynamics(model)
+    for k in range(1, 13):
+        model.k = float(k)
+        got, expected = (s.sample(torch.ones(3, 2), n_steps=4, generator=seeded()) for s in (sampler, plain))
+        torch.testing.assert_close(got, expected)
+
+
+def test_runs_of_other_lengths_compile_nothing(backend, seeded):
+    sampler = LangevinDynamics(HarmonicModel()).compile(backend=backend)
+    for n_steps in (*range(50, 80), 1000, 30):
+        sampler.sample(torch.ones(3, 2), n_steps=n_steps)
+    assert backend.traced == 1
+    sampler.sample(torch.ones(3, 2), n_steps=5)  # too few for that block
+    assert backend.traced == 2
+
+
+def test_a_block_that_was_asked_for_is_kept(backend, monkeypatch):
+    sampler = LangevinDynamics(HarmonicModel()).compile(block=5, backend=backend)
+    sizes, noise = set(), sampler.noise
+    monkeypatch.setattr(sampler, "noise", lambda x, n: sizes.add(n) or noise(x, n))
+    for n_steps in (7, 12, 100):
+        sampler.sample(torch.ones(3, 2), n_steps=n_steps)
+    assert sizes == {1, 5}
+    assert backend.traced == 1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_has_settings_of_its_own(copied, seeded):
+    sampler = LangevinDynamics(HarmonicModel(), step_size=0.1).compile(block=2, backend="eager")
+    other = copied(sampler)
+    other.clamp = (-0.01, 0.01)
+    x = torch.zeros(10, 2)
+    assert other.sample(x, n_steps=4, generator=seeded()).abs().max() <= 0.01
+    assert sampler.sample(x, n_steps=4, generator=seeded()).abs().max() > 0.01
+    assert (other.compiled.block, other.compiled.function.options) == (2, {"backend": "eager"})
+
+
+def test_a_setting_that_leaves_the_step_to_the_host_compiles_the_energy(backend, seeded):
+    samplers = [HamiltonianMonteCarlo(Quartic(), n_leapfrog_steps=2, path_jitter=0.0) for _ in range(2)]
+    samplers[0].compile(backend=backend)
+    for path_jitter, kind in ((0.0, CompiledBlocks), (0.5, CompiledEnergy), (0.0, CompiledBlocks)):
+        for sampler in samplers:
+            sampler.path_jitter = path_jitter
+        runs = [sampler.sample(torch.ones(3, 2), n_steps=4, generator=seeded()) for sampler in samplers]
+        torch.testing.assert_close(*runs)
+        assert type(samplers[0].compiled) is kind
+
+
+def test_around_a_compiled_sampler_the_whole_is_compiled(backend, seeded):
+    inner = HamiltonianMonteCarlo(Quartic(), n_leapfrog_steps=2, path_jitter=0.0)
+    ParallelTempering(inner.compile(backend=backend), n_temperatures=2).sample(
+        torch.ones(3, 2), n_steps=4, generator=seeded()
+    )
+    assert backend.traced == 1
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: object
+
+
+def test_every_tensor_is_copied_once():
+    a, b = torch.ones(2), torch.zeros(3)
+    pair, rest = owned((Pair(a, [b, a]), 7), {})
+    assert rest == 7
+    assert isinstance(pair, Pair)
+    assert isinstance(pair.y, list)
+    assert pair.x is pair.y[1]
+    assert torch.equal(pair.x, a)
+    assert pair.x.data_ptr() != a.data_ptr()
+    assert pair.y[0].data_ptr() != b.data_ptr()
+
+
+def test_results_of_graphs_outlive_the_next_block(monkeypatch, seeded):
+    """A graph's results lie where the last ones lay: states that were shown must not be overwritten."""
+    memory, compile_as_ever = torch.empty(5, 2), torch.compile
+
+    def reusing(function, **options):
+        def call(*arguments):
+            state, seen = function(*arguments)
+            return type(state)(memory.copy_(state.x)), seen
+
+        return call if "dynamic" in options else compile_as_ever(function, **options)
+
+    monkeypatch.setattr(torch, "compile", reusing)
+    x, model, shown = torch.randn(5, 2, generator=seeded()), Quartic(), []
+    sampler = LangevinDynamics(model, 0.1).compile(block=2, mode="reduce-overhead")
+    target = Target(model)
+    with torch.no_grad():
+        state = sampler.init(x, target, None)
+        sampler.advance(state, 0, 6, target=target, generator=seeded(), notice=lambda n, s: shown.append(s.x))
+    run = LangevinDynamics(model, 0.1).sample(x, n_steps=6, return_trajectory=True, generator=seeded())
+    torch.testing.assert_close(torch.stack(shown, 1), run[:, 1::2])
+
+
 @pytest.mark.parametrize("cls", [LangevinDynamics, MetropolisAdjustedLangevin, HamiltonianMonteCarlo])
 def test_inductor_agrees_to_rounding(cls, seeded):
     """The compiler that is used if nobody names another; a network, so that autograd is traced."""
@@ -212,6 +314,8 @@ def test_options_are_checked_before_any_run():
         NoUTurnSampler(HarmonicModel()).compile(block=2)
     with pytest.raises(TypeError, match="nonsense"):
         sampler.compile(nonsense=True)
+    with pytest.raises(ValueError, match="fullgraph=False would leave parts"):
+        sampler.compile(fullgraph=False)
 
 
 def test_chains_that_are_lost_are_reported_by_block(backend, generator):

@@ -1,6 +1,7 @@
 """`toy-2d`: what it reads off the data, and what it reaches.
 
-`TORCHEBM_FULL_SIZE=1` trains six densities with three seeds, and two of them in other units: three quarters of an hour.
+`TORCHEBM_FULL_SIZE=1` trains six densities with three seeds, two of them in other units, and with twenty seeds at the
+right learning rate and at ten times that: an hour and a quarter on one core.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 
 from torchebm.datasets import Data, density
 from torchebm.evaluation import energy_distance
-from torchebm.training import recipe
+from torchebm.training import TrainingDivergedError, recipe
 from torchebm.training.recipes import Toy2D
 from torchebm.training.recipes.neighbours import neighbourhood
 
@@ -33,14 +34,14 @@ def points(name, n=7000, seed=0, scale=1.0, shift=0.0):
     return Data(scale * x + shift, kind="table", name=name)
 
 
-def trained(data, seed=0, **training):
+def trained(data, seed=0, out_dir=None, **training):
     """The recipe, fitted, and what it trains."""
     settings = recipe("toy-2d").fitted(data)
     settings = replace(settings, training=replace(settings.training, **training))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = settings.build_model(data.x)
-    trainer = settings.build_trainer(model, data.x, out_dir=None, seed=seed)
+    trainer = settings.build_trainer(model, data.x, out_dir=out_dir, seed=seed)
     return settings, trainer.fit(data.x, settings.training.n_steps, settings.training.batch_size, progress=False)
 
 
@@ -179,6 +180,25 @@ def test_every_density_is_learned(name, seed):
 def test_units_do_not_matter(name, scale, shift):
     _, model = trained(points(name, scale=scale, shift=shift))
     assert divergence(model, density(name), scale, shift) < LIMITS[name]
+
+
+@full_size
+@pytest.mark.filterwarnings("ignore::torchebm.training.TrainingWarning")
+@pytest.mark.parametrize("seed", range(20))
+def test_ten_times_the_learning_rate_ends_as_well_or_says_why(seed, tmp_path):
+    name = list(LIMITS)[seed % len(LIMITS)]
+    data, truth = points(name, seed=seed), density(name)
+    rate = recipe("toy-2d").training.learning_rate
+    model = stopped = None
+    try:
+        _, model = trained(data, seed, tmp_path, learning_rate=10 * rate)
+    except TrainingDivergedError as error:
+        stopped = error
+    if stopped is not None:
+        assert "guard" in str(stopped)
+        assert list(tmp_path.glob("forensics-*"))
+        return
+    assert divergence(model, truth) < 1.5 * divergence(trained(data, seed)[1], truth)
 
 
 @pytest.mark.parametrize(("swings", "n_lines", "by"), [

@@ -28,6 +28,8 @@ _FEW, _FEW_FOR_NETWORKS = 2048, 64
 # again; these make it write intermediate results down. Measured on CPUs.
 _CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2, "realize_acc_reads_threshold": 2}
 
+_GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
+
 
 class CompilationError(RuntimeError):
     """A sampler or a model that cannot be compiled, with the line that stands in the way."""
@@ -46,6 +48,8 @@ class Specialised:
 
     def __init__(self, function: Any, options: Mapping[str, Any], what: str) -> None:
         self.function, self.options, self.what = function, dict(options), what
+        if self.options.get("fullgraph") is False:
+            raise ValueError("fullgraph=False would leave parts of a block uncompiled and not say so: leave it out.")
         torch.compile(lambda: None, **self.options)  # which refuses what it does not know
         self.seconds = 0.0
         """What compiling took so far."""
@@ -54,12 +58,14 @@ class Specialised:
 
     def __call__(self, target: Target, *arguments: Any) -> Any:
         key = (*(type(argument) for argument in arguments), *map(_signature, _leaves(arguments)))
-        self._last = self._compiled.get(key)
-        if self._last is not None:
-            return self._last(target, *arguments)
-        compiled = self._compile(next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device)
-        began = time.perf_counter()
+        compiled = self._compiled.get(key)
         try:
+            if compiled is not None:
+                self._last = compiled
+                with contextlib.suppress(torch._dynamo.exc.FailOnRecompileLimitHit):
+                    return compiled(target, *arguments)
+            compiled = self._compile(next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device)
+            began = time.perf_counter()
             result = compiled(target, *arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise self._explained(error, target) from error
@@ -74,7 +80,8 @@ class Specialised:
         return self._last
 
     def _compile(self, device: torch.device) -> Any:
-        """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes."""
+        """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes, or of settings
+        of the model or the sampler that are Python's numbers."""
         own = FunctionType(self.function.__code__.replace(), self.function.__globals__, self.function.__name__, None,
                            self.function.__closure__)  # fmt: skip
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
@@ -84,7 +91,9 @@ class Specialised:
             options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
                 "options", {}
             )
-        return torch.compile(own, **options)
+        compiled = torch.compile(own, **options)
+        graphs = options.get("mode") in _GRAPHED or options.get("options", {}).get("triton.cudagraphs")
+        return _owning(compiled) if graphs else compiled
 
     def _explained(self, error: Exception, target: Target) -> CompilationError:
         """The error of a trace, with the line where it stopped."""
@@ -104,7 +113,7 @@ class CompiledBlocks:
 
     Args:
         sampler: Whose `step`; a pure function of tensors.
-        block: Transitions in one call, at most; `None` for what compiles well.
+        block: Transitions in one call; `None` for what compiles well.
         options: For `torch.compile`.
     """
 
@@ -125,6 +134,7 @@ class CompiledBlocks:
 
         self.sampler, self.block = sampler, block
         self.function = Specialised(run, options, type(sampler).__name__)
+        self._sizes: dict[Any, set[int]] = {}  # of blocks that were compiled, for chains of one kind
 
     def advance(self, state: Any, n_steps: int, *, target: Target, generator: torch.Generator | None,
                 temperature: float | Tensor, parameters: Mapping[str, Sequence[float | Tensor]],
@@ -135,10 +145,9 @@ class CompiledBlocks:
         Returns:
             The state, and how many transitions led to it.
         """
-        one = sum(buffer.numel() for buffer in self.sampler.noise(state.x, 1))
-        size = fitting(min(self.block or self._suggested(one), max(1, _MOST_NOISE // max(1, one))), n_steps)
         if n_steps < 2 or any(isinstance(values[0], int) for values in parameters.values()):
             return state, 0  # whole numbers, as of leapfrog steps, shape the computation
+        size = self._size(state.x, n_steps)
         noise = self.sampler.noise(state.x, size)
         rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()] * size
         x, wide = state.x, torch.promote_types(state.x.dtype, torch.float32)
@@ -160,6 +169,19 @@ class CompiledBlocks:
             if notice is not None:
                 notice(size, state)
         return state, blocks.stop
+
+    def _size(self, x: Tensor, n_steps: int) -> int:
+        """Transitions in a block of this run: as in an earlier one, rather than compile another size."""
+        one = sum(buffer.numel() for buffer in self.sampler.noise(x, 1))
+        size = min(self.block or self._suggested(one), max(1, _MOST_NOISE // max(1, one)))
+        known = self._sizes.setdefault((x.shape, x.dtype, x.device), set())
+        if self.block is not None and n_steps >= size:
+            return size
+        useful = [k for k in known if k <= n_steps and 2 * k >= min(size, n_steps)]
+        if useful:
+            return max(useful, key=lambda k: (n_steps % k == 0, k))
+        known.add(chosen := fitting(size, n_steps) if self.block is None else n_steps)
+        return chosen
 
     def _suggested(self, n_numbers: int) -> int:
         """Transitions that compile well as one function, for steps that draw so many numbers.
@@ -208,6 +230,19 @@ class Compilable(BaseSampler):
     """Transitions of many chains on a closed-form energy that compile well as one function; `None` where the host
     decides, within one, how it goes on."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which compile anew: a compiled function is of the very sampler it was made for."""
+        made = self.compiled
+        if made is None:
+            return dict(vars(self))
+        return vars(self) | {"compiled": {"block": getattr(made, "block", None), **made.function.options}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        how = state.get("compiled")
+        vars(self).update({name: value for name, value in state.items() if name != "compiled"})
+        if how is not None:
+            self.compile(**how)
+
     def compile(self, block: int | None = None, **options: Any) -> Self:
         """Compiles blocks of transitions, from the next run on, and returns the sampler.
 
@@ -218,12 +253,12 @@ class Compilable(BaseSampler):
 
         Args:
             block: Transitions in one function, chosen by the kind of sampler and model and the number of chains if left
-                out; short runs take what divides them, from half as many to half as many again.
+                out. The first run, if it is short, takes what divides it, from half as many to half as many again.
             **options: For `torch.compile`.
 
         Raises:
             CompilationError: In the first run, if the model cannot be traced; it names the line.
-            ValueError: If a block is asked of a sampler that has none.
+            ValueError: If a block is asked of a sampler that has none, or for `fullgraph=False`.
 
         Example:
             >>> from torchebm.core import HarmonicModel
@@ -257,6 +292,11 @@ class Compilable(BaseSampler):
 
         return notice
 
+    def check_compiled(self) -> None:
+        """Compiles anew, as was asked, where a setting has changed what can be: blocks, or energies."""
+        if self.compiled is not None and isinstance(self.compiled, CompiledBlocks) is (self.steps_per_block is None):
+            self.compile(getattr(self.compiled, "block", None), **self.compiled.function.options)
+
     def prepare(self, x: Float[Tensor, " chain *event"]) -> None:
         """Fills what `step` caches beside the state, since a compiled step only reads it."""
 
@@ -268,6 +308,32 @@ class _CompiledTarget(Target):
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._function(self._plain, x, self.model_kwargs)
+
+
+def _owning(function: Callable) -> Callable:
+    """A function recorded as a graph, with results that are its caller's.
+
+    A graph writes its results where it wrote those of the last call, which are the next one's input.
+    """
+
+    def call(*arguments: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return owned(function(*arguments), {})
+
+    return call
+
+
+def owned(tree: Any, seen: dict[int, Tensor]) -> Any:
+    """Nested tuples and lists with a copy of every tensor; one that is there twice is copied once."""
+    if isinstance(tree, Tensor):
+        if id(tree) not in seen:
+            seen[id(tree)] = tree.clone()
+        return seen[id(tree)]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(owned(branch, seen) for branch in tree))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(owned(branch, seen) for branch in tree)
+    return tree
 
 
 def fitting(size: int, n_steps: int) -> int:

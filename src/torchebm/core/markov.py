@@ -124,6 +124,7 @@ class MarkovSampler(Tunable, Compilable):
         parameters = self.parameter_table(start, n_steps) if parameters is None else parameters
         done = 0
         if self.compiled is not None:
+            self.check_compiled()
             self.prepare(state.x)
             state, done = self.compiled.advance(state, n_steps, target=target, generator=generator,
                                                 temperature=temperature, parameters=parameters, observe=observe,
@@ -168,6 +169,7 @@ class MarkovSampler(Tunable, Compilable):
         to_user = (lambda z: z) if transform is None else lambda z: cast(Tensor, transform(z)).to(z.dtype)
         target = Target(model, model_kwargs, self.precision)
         if self.compiled is not None:
+            self.check_compiled()
             target = self.compiled.wrap(target)
 
         def energy(state: Any) -> Tensor:

@@ -40,6 +40,8 @@ class OuterSampler(MarkovSampler):
         self.can_reject, self.needs_gradient = moves.can_reject, moves.needs_gradient
         self.divergence_advice = moves.divergence_advice
         self.steps_per_block = None if moves.steps_per_block is None else 1
+        if moves.compiled is not None:  # its steps are part of this one's
+            self.compile(**moves.compiled.function.options)
 
     @property
     def schedulers(self) -> dict[str, BaseScheduler]:
