@@ -94,7 +94,8 @@ def report(table: Sequence[Mapping[str, Any]], held: Mapping[str, Mapping[str, i
 def said(mode: str, figures: Mapping[str, int]) -> str:
     above, loaded = figures["above_import"] / 1e6, figures["above_loaded"] / 1e6
     compiler = f", {loaded:.0f} MB of it for the run and the rest for the compiler" if mode == "compiled" else ""
-    return f"{mode} {above:.0f} MB above the import{compiler}"
+    beyond = "" if above * 1e6 < MOST_MEMORY else f" (more than the {MOST_MEMORY / 1e6:.0f} MB aimed at)"
+    return f"{mode} {above:.0f} MB above the import{beyond}{compiler}"
 
 
 def plot(table: Sequence[Mapping[str, Any]], path: Any) -> None:

@@ -1,5 +1,6 @@
 """What the benchmarks share: contenders in processes of their own, rounds that go through all of them, and tables."""
 
+import importlib.metadata
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import select
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,13 +163,32 @@ def machine() -> dict[str, Any]:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         processor = names[0] if names else processor
     return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(),
-            "load": round(os.getloadavg()[0], 2)}  # fmt: skip
+            "torch": importlib.metadata.version("torch"), "load": round(_busy_cores(), 2)}  # fmt: skip
+
+
+def _busy_cores(seconds: float = 1.0) -> float:
+    """Cores that are at work now, by Linux's count; elsewhere the load of the last minute."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return os.getloadavg()[0]
+
+    def ticks() -> tuple[int, int]:
+        """All and idle ones, of all cores."""
+        spent = [int(number) for number in stat.read_text().splitlines()[0].split()[1:]]
+        return sum(spent), spent[3] + spent[4]
+
+    all_before, idle_before = ticks()
+    time.sleep(seconds)
+    all_after, idle_after = ticks()
+    share = 1 - (idle_after - idle_before) / max(1, all_after - all_before)
+    return share * (os.cpu_count() or 1)
 
 
 def described(here: Mapping[str, Any]) -> str:
     """A sentence about the machine, with a warning in it if something else ran on it."""
     busy = f" Something else was running when it began: load {here['load']}." if here["load"] > 0.5 else ""
-    return f"Measured on {here['cores']} cores ({here['processor']}), Python {here['python']}.{busy}"
+    torch = f", PyTorch {here['torch']}" if "torch" in here else ""
+    return f"Measured on {here['cores']} cores ({here['processor']}), Python {here['python']}{torch}.{busy}"
 
 
 def save(name: str, results: Mapping[str, Any], text: str) -> None:

@@ -99,6 +99,7 @@ def test_bad_tables_give_one_line(tmp_path, capsys, content, message):
         (["train", "--data", "missing.csv", "--out", "run"], "no such file"),
         (["train", "--data", "digits", "--out", "run", "--recipe", "digts"], "Did you mean 'digits'"),
         (["train", "--data", "digits", "--out", "run", "--n-steps", "0"], "--n-steps must be at least 1"),
+        (["train", "--data", "digits", "--out", "run", "--n-steps", "20", "--training.n-steps", "40"], "one setting"),
         (["train", "--data", "digits", "--out", "run", "--device", "abacus"], "abacus"),
         (["train", "--data", "digits", "--out", "run", "--sampler.step-size", "-1", "--n-steps", "1"], "step_size"),
         (["sample", "nowhere", "--out", "x.npy"], "holds no run"),

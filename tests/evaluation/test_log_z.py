@@ -284,8 +284,27 @@ def test_a_killed_estimate_goes_on_bit_for_bit(tmp_path, monkeypatch):
     (tmp_path / "z" / ".reverse.safetensors.123").touch()  # what a kill in the middle of a saving leaves
     found = log_z(model, generator=torch.Generator().manual_seed(5), checkpoint=tmp_path / "z", **options)
     assert found == expected
-    names = {"seed", "schedule", "draws", "forward", "reverse"}
+    names = {"seed", "estimate", "schedule", "draws", "forward", "reverse"}
     assert {path.name for path in (tmp_path / "z").iterdir()} == {f"{name}.safetensors" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"model": HarmonicModel(dim=2) + 5.0}, "model"),
+        ({"base": GaussianModel(torch.zeros(2), 2 * torch.eye(2))}, "base"),
+        ({"data": torch.ones(30, 2)}, "data"),
+        ({"n_pilot": 60}, "n_pilot"),
+    ],
+)
+def test_a_folder_of_another_estimate_is_refused(tmp_path, change, differs):
+    """What was saved would be the answer to another question."""
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    options = {"model": HarmonicModel(dim=2), "data": x, "base": GaussianModel(torch.zeros(2), torch.eye(2)),
+               "n_particles": 50, "n_pilot": 50, "reverse": False, "checkpoint": tmp_path}  # fmt: skip
+    log_z(generator=torch.Generator().manual_seed(0), **options)
+    with pytest.raises(ValueError, match=rf"was saved by another estimate: {differs} differ"):
+        log_z(generator=torch.Generator().manual_seed(0), **(options | change))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def test_no_change_is_larger_than_a_factor_of_two():
         assert control.log_factor - before == pytest.approx(0.6931, abs=1e-4)
 
 
+@pytest.mark.parametrize("figure", [float("nan"), float("inf")])
+@pytest.mark.parametrize("control", [StepSizeControl(0.8, every=1), StepSizeControl(target_displacement=1.0, every=1)])
+def test_what_is_not_finite_changes_nothing(control, figure):
+    assert not control.update({control.figure: torch.tensor(figure)})
+    assert control.log_factor == 0.0
+
+
 def test_the_law():
     control = StepSizeControl(0.8, gain=0.5, every=2)
     assert not control.update({"acceptance_rate": torch.tensor(0.5)})

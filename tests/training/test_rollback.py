@@ -239,6 +239,15 @@ def test_negatives_without_finite_energies_are_in_the_dump(tmp_path):
     assert bool(seen["energy_negatives"].isinf().all())
 
 
+@pytest.mark.filterwarnings("ignore::torchebm.training.TrainingWarning")
+def test_a_warning_that_stays_does_not_keep_states_from_being_good(tmp_path, soon):
+    always = Guard("chatty", lambda lines: "as ever", "warn")
+    trainer = trainer_of([always, once_after(80)], tmp_path)
+    trainer.fit(points(), 90, 32, progress=False)
+    rollback = next(event for event in trainer.events if event["event"] == "rollback")
+    assert rollback["to_step"] == 50
+
+
 def test_warnings_are_said_once(tmp_path):
     guard = Guard("high", lambda lines: "too high" if 10 < lines[-1]["step"] < 30 else None, "warn")
     trainer = trainer_of([guard], tmp_path)

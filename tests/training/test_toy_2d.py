@@ -201,16 +201,25 @@ def test_ten_times_the_learning_rate_ends_as_well_or_says_why(seed, tmp_path):
     assert divergence(model, truth) < 1.5 * divergence(trained(data, seed)[1], truth)
 
 
-@pytest.mark.parametrize(("swings", "n_lines", "by"), [
-    (1.24, 16, set()), (1.3, 16, {"slight fluctuation"}), (1.3, 10, set()), (1.5, 10, {"lasting fluctuation"}),
-])  # fmt: skip
-def test_a_learning_rate_that_is_too_high_shows_in_the_first_updates(swings, n_lines, by):
-    """Medians over 500 and 800 updates: up to 1.33 and 1.23 with the own rate, from 1.28 with ten times that."""
-    figures = [3.0, 2.5, 1.6, *[swings] * (n_lines - 6), 1.0, 1.0, 1.0]
+@pytest.mark.parametrize(
+    ("swings", "n_lines", "by"),
+    [
+        (1.4, 10, None),
+        (1.5, 10, "lasting fluctuation"),
+        (1.25, 19, None),
+        (1.25, 20, "slight fluctuation"),
+        (1.15, 20, None),
+    ],
+)
+def test_a_learning_rate_that_is_too_high_shows_once_chains_have_settled(swings, n_lines, by):
+    """With the own rate 1.1 to 1.34 over 500 updates, and 1.02 to 1.16 after 1,000; with ten times that, above 1.2."""
+    figures = [3.0, 2.5, 1.6, *[swings] * (n_lines - 3)]
     lines = [{"step": 50 * (i + 1), "gap_fluctuation": figure} for i, figure in enumerate(figures)]
     guards = [guard for guard in recipe("toy-2d").guards() if "fluctuation" in guard.name]
-    assert {guard.name for guard in guards if guard.reason(lines) is not None} == by
+    assert [guard.name for guard in guards if guard.reason(lines) is not None] == ([by] if by else [])
 
 
 def test_every_remedy_leaves_a_fifth_of_the_rate():
-    assert {guard.remedy.learning_rate for guard in recipe("toy-2d").guards()} == {0.2}
+    guards = recipe("toy-2d").guards()
+    assert {guard.remedy.learning_rate for guard in guards} == {0.2}
+    assert [guard.name for guard in guards if guard.until_rollback] == ["lasting fluctuation", "slight fluctuation"]

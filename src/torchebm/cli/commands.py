@@ -63,6 +63,10 @@ class Train:
         settings = self.settings
         if self.n_steps is not None:
             n_steps = integer("--n-steps", self.n_steps, at_least=1)
+            if settings.training.n_steps not in (n_steps, type(settings)().training.n_steps):
+                raise ValueError(
+                    f"--n-steps {n_steps} and --training.n-steps {settings.training.n_steps} are one setting: give one."
+                )
             settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, n_steps=n_steps))
         integer("--n-samples", self.n_samples)
         run = train_run(self.data, self.out, settings, seed=self.seed, device=checked_device(self.device),

@@ -68,7 +68,7 @@ def thorough(run: TrainedRun, samples: Tensor, multiples: tuple[int, ...]) -> di
             continue
         try:
             figures[name] = compute(run, samples, multiples)
-        except (UnboundedEnergyError, ValueError) as error:  # said in the table, the file and the report
+        except (UnboundedEnergyError, ValueError, ImportError) as error:  # said in the table, the file and the report
             figures[name] = {"refused": " ".join(str(error).split())}
     return figures
 
@@ -130,6 +130,8 @@ def long_chains(run: TrainedRun, samples: Tensor, multiples: tuple[int, ...]) ->
 
     Images are compared in their own units, tables in those of the model, where columns have one scale.
     """
+    if not run.recipe.one_chain:
+        raise ValueError(f"samples of {run.recipe.name!r} come through levels of noise: no chain could go on.")
     held_out, generator = parts(run)[1], generator_of(run, "long run")
     data, start = with_noise(run, held_out.x[:MOST_POINTS], generator), run.noise(N_CHAINS, generator)
     model, transform = run.model.coordinates()

@@ -1,5 +1,6 @@
 """log Z of a model, by the method that is asked for."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,14 +82,16 @@ def log_z(model: BaseModel | nn.Module, method: Method = "ais", *, data: Float[T
             `torchebm.evaluation`. It is not done where the base is a box.
         generator: Source of randomness.
         progress: Show progress bars.
-        checkpoint: A folder; what was computed is kept there, and a run that was killed goes on, bit for bit.
+        checkpoint: A folder of this estimate alone; what was computed is kept there, and a run that was killed goes
+            on, bit for bit.
 
     Returns:
         The estimate, its interval, and for AIS both bounds; `print` it.
 
     Raises:
         UnboundedEnergyError: If there is no normaliser.
-        ValueError: If the base hardly overlaps the model, weights are not finite, or arguments make no sense.
+        ValueError: If the base hardly overlaps the model, weights are not finite, arguments make no sense, or
+            `checkpoint` is of another model, other data or other settings.
 
     Warns:
         NormalizerWarning: If the bounds are more than 1 nat apart, or cross by more than their intervals, if few
@@ -143,6 +146,9 @@ def log_z(model: BaseModel | nn.Module, method: Method = "ais", *, data: Float[T
 
     shape = {"n_steps": n_steps, "step_spread": step_spread}
     ais, smc = AnnealedImportanceSampling(kernel, base, **shape), SequentialMonteCarlo(kernel, base, **shape)
+    folder.check_same(ais, {"data": data, "samples": samples}, {
+        **shape, "conditional_ess": conditional_ess, "n_pilot": n_pilot, "n_long_run": n_long_run,
+    })  # fmt: skip
     notes = [] if _box_of(base) is None else ["of the model inside the box that is its base"]
     if method == "bridge" and draws is not None:
         return _bridge(ais, draws, n_chains, n_particles, batch_size, notes, folder.stream("bridge"))
@@ -238,6 +244,10 @@ def _halves(samples: Tensor, trajectory: Tensor | None,
     return trajectory[:, :n].flatten(0, 1), trajectory[:, n:].flatten(0, 1), len(trajectory)
 
 
+def _digest(x: Tensor) -> str:
+    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 def _box_of(base: object) -> UniformModel | None:
     density = base.density if isinstance(base, AnnealingBase) else base
     density = density.inner if isinstance(density, ReshapedModel) else density
@@ -280,6 +290,32 @@ class Stages:
             self.seed = read_tensors(kept)[1]["seed"]
         else:
             write_tensors(kept, {"seed": torch.tensor(seed)}, {"seed": seed})
+
+    @torch.no_grad()
+    def check_same(self, ais: AnnealedImportanceSampling, points: dict[str, Tensor | None],
+                   settings: dict[str, Any]) -> None:  # fmt: skip
+        """Refuses a folder that is of another model, base, data or settings than these."""
+        file = self.file("estimate")
+        if file is None:
+            return
+        what = settings | {name: None if x is None else _digest(x) for name, x in points.items()}
+        probes = ais.draw(16, self.stream("probes"))
+        tensors, theirs = ({"base": probes}, {}) if not file.exists() else read_tensors(file)
+        x = tensors["base"].to(probes)
+        with evaluating(ais.kernel.model), evaluating(ais.path):
+            energies = ais.target(x).parts(x, False).model
+        if not file.exists():
+            write_tensors(file, {"base": probes, "model": energies}, what)
+            return
+        other = [name for name, value in what.items() if theirs.get(name) != value]
+        for name, own in (("model", energies), ("base", probes)):
+            if not torch.allclose(own, tensors[name].to(own), 1e-4, 1e-4, equal_nan=True):
+                other.append(name)
+        if other:
+            raise ValueError(
+                f"{self.folder} was saved by another estimate: {', '.join(other)} differ. Remove the folder, or give "
+                "the arguments that it was made with."
+            )
 
     def stream(self, name: str) -> torch.Generator:
         """The generator of a stage."""

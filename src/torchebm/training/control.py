@@ -91,6 +91,8 @@ class StepSizeControl:
         if self._n < self.every:
             return False
         mean, self._total, self._n = float(self._total) / self._n, 0.0, 0
+        if not math.isfinite(mean):  # a matter for the guards: no step size mends it
+            return False
         if self.target_displacement is not None:
             error = math.log(self.target_displacement / mean) if mean > 0 else _LARGEST_CHANGE / self.gain
         else:

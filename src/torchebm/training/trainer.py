@@ -257,17 +257,17 @@ class Trainer:
         return line
 
     def _watch(self, lines: Sequence[Line], *, whole: bool = True) -> bool:
-        """Asks the guards, and tells whether all were quiet; of a window that is not whole no one is warned."""
+        """Asks the guards, and tells whether none had anything new to say; of a part of a window no one is warned."""
         quiet = True
         for guard in self.guards:
             silent = guard.failures or (guard.until_rollback and self.recovery.attempt > 0)
             reason = None if silent else guard.reason(lines)
             if reason is None:
                 continue
-            quiet = False
             if guard.action != "warn":
                 raise Tripped(guard, reason)
             if whole and (len(lines) == 1 or guard.reason(lines[:-1]) is None):  # said once
+                quiet = False
                 self.tell(self.step, "warning", guard.name, reason)
                 warn_caller(f"step {self.step}: {reason} (guard {guard.name!r}).", TrainingWarning)
         return quiet

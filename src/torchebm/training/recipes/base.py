@@ -99,6 +99,8 @@ class Recipe:
     """What it reaches, on which data, in how long."""
     kinds: ClassVar[tuple[Kind, ...]] = ("image", "table")
     """The data it serves: images, tables, or points in the plane."""
+    one_chain: ClassVar[bool] = True
+    """Whether samples are ends of chains of one density, which could go on."""
 
     model: ModelSettings = ModelSettings()
     sampler: SamplerSettings = SamplerSettings()

@@ -101,6 +101,7 @@ class DiffusionRecovery(Recipe):
     purpose: ClassVar = "short-run generator"
     figures: ClassVar = "published, for 32x32 CIFAR-10: Frechet distance 9.58; not repeated here"
     kinds: ClassVar[tuple[Kind, ...]] = ("image", "table", "planar")
+    one_chain: ClassVar = False
 
     model: LevelledSettings = LevelledSettings()
     sampler: LevelSettings = LevelSettings()
