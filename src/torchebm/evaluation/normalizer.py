@@ -245,7 +245,7 @@ def _halves(samples: Tensor, trajectory: Tensor | None,
 
 
 def _digest(x: Tensor) -> str:
-    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(x.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _box_of(base: object) -> UniformModel | None:
