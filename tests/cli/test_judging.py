@@ -79,3 +79,21 @@ def test_noise_is_that_of_training(generator):
     x = judging.with_noise(run_of(None, data_noise=noise), torch.ones(10_000, 2), generator)
     assert ((x.std(0) / noise - 1).abs() < 5 / math.sqrt(20_000)).all()
     assert ((x.mean(0) - 1).abs() < 5 * noise / 100).all()
+
+
+def test_what_cannot_be_computed_has_its_reason_and_the_rest_its_figures(monkeypatch):
+    def missing(*_):
+        raise ImportError("needs scikit-learn")
+
+    monkeypatch.setattr(judging, "tests", lambda *_: {"mmd": 0.0})
+    monkeypatch.setattr(judging, "likelihood", missing)
+    run = run_of(None)
+    run.recipe.one_chain = False
+    run.recipe.name = "diffusion-recovery"
+    run.config["data"]["kind"] = "table"
+    monkeypatch.setattr(judging, "knows_classes", lambda run: False)
+    monkeypatch.setattr(judging, "divergence", lambda *_: {"kl": 0.0})
+    found = judging.thorough(run, torch.zeros(3, 2), (1,))
+    assert found["two_sample_tests"] == {"mmd": 0.0}
+    assert found["log_likelihood"] == {"refused": "needs scikit-learn"}
+    assert "levels of noise: no chain could go on" in found["long_run"]["refused"]

@@ -183,6 +183,16 @@ def test_units_do_not_matter(name, scale, shift):
 
 
 @full_size
+@pytest.mark.parametrize("seed", range(4))
+def test_a_density_that_the_guards_were_not_made_on_is_left_alone(seed):
+    """A spiral whose chains take longer to settle than any of the six; a warning would be an error."""
+    generator = torch.Generator().manual_seed(seed)
+    t = 9 * torch.rand(7000, generator=generator).sqrt()
+    x = torch.stack([t * t.cos(), t * t.sin()], 1) + 0.1 * torch.randn(7000, 2, generator=generator)
+    trained(Data(x, kind="table", name="spiral"), seed)
+
+
+@full_size
 @pytest.mark.filterwarnings("ignore::torchebm.training.TrainingWarning")
 @pytest.mark.parametrize("seed", range(20))
 def test_ten_times_the_learning_rate_ends_as_well_or_says_why(seed, tmp_path):

@@ -136,6 +136,11 @@ class CompiledBlocks:
         self.function = Specialised(run, options, type(sampler).__name__)
         self._sizes: dict[Any, set[int]] = {}  # of blocks that were compiled, for chains of one kind
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What `compile()` was given."""
+        return {"block": self.block, **self.function.options}
+
     def advance(self, state: Any, n_steps: int, *, target: Target, generator: torch.Generator | None,
                 temperature: float | Tensor, parameters: Mapping[str, Sequence[float | Tensor]],
                 observe: Callable[[int, Any, Any], None] | None, notice: Callable[[int, Any], None] | None,
@@ -212,6 +217,11 @@ class CompiledEnergy:
 
         self.function = Specialised(evaluate, options, type(sampler).__name__)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What `compile()` was given."""
+        return self.function.options
+
     def advance(self, state: Any, n_steps: int, **options: Any) -> tuple[Any, int]:
         """No transitions: the loop makes them."""
         return state, 0
@@ -232,16 +242,16 @@ class Compilable(BaseSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which compile anew: a compiled function is of the very sampler it was made for."""
-        made = self.compiled
-        if made is None:
-            return dict(vars(self))
-        return vars(self) | {"compiled": {"block": getattr(made, "block", None), **made.function.options}}
+        state = dict(vars(self))
+        if self.compiled is not None:
+            state["compiled"] = self.compiled.asked
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        how = state.get("compiled")
-        vars(self).update({name: value for name, value in state.items() if name != "compiled"})
-        if how is not None:
-            self.compile(**how)
+        asked = state.pop("compiled", None)
+        vars(self).update(state)
+        if asked is not None:
+            self.compile(**asked)
 
     def compile(self, block: int | None = None, **options: Any) -> Self:
         """Compiles blocks of transitions, from the next run on, and returns the sampler.
@@ -295,7 +305,7 @@ class Compilable(BaseSampler):
     def check_compiled(self) -> None:
         """Compiles anew, as was asked, where a setting has changed what can be: blocks, or energies."""
         if self.compiled is not None and isinstance(self.compiled, CompiledBlocks) is (self.steps_per_block is None):
-            self.compile(getattr(self.compiled, "block", None), **self.compiled.function.options)
+            self.compile(**self.compiled.asked)
 
     def prepare(self, x: Float[Tensor, " chain *event"]) -> None:
         """Fills what `step` caches beside the state, since a compiled step only reads it."""

@@ -244,6 +244,10 @@ def _halves(samples: Tensor, trajectory: Tensor | None,
     return trajectory[:, :n].flatten(0, 1), trajectory[:, n:].flatten(0, 1), len(trajectory)
 
 
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b.to(a), 1e-4, 1e-4, equal_nan=True)
+
+
 def _digest(x: Tensor) -> str:
     return hashlib.sha256(x.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
@@ -299,18 +303,18 @@ class Stages:
         if file is None:
             return
         what = settings | {name: None if x is None else _digest(x) for name, x in points.items()}
-        probes = ais.draw(16, self.stream("probes"))
-        tensors, theirs = ({"base": probes}, {}) if not file.exists() else read_tensors(file)
-        x = tensors["base"].to(probes)
+        x = ais.draw(16, self.stream("probes"))
         with evaluating(ais.kernel.model), evaluating(ais.path):
             energies = ais.target(x).parts(x, False).model
         if not file.exists():
-            write_tensors(file, {"base": probes, "model": energies}, what)
+            write_tensors(file, {"base": x, "model": energies}, what)
             return
+        tensors, theirs = read_tensors(file)
         other = [name for name, value in what.items() if theirs.get(name) != value]
-        for name, own in (("model", energies), ("base", probes)):
-            if not torch.allclose(own, tensors[name].to(own), 1e-4, 1e-4, equal_nan=True):
-                other.append(name)
+        if not _alike(x, tensors["base"]):
+            other.append("base")
+        elif not _alike(energies, tensors["model"]):  # which are those at the same points
+            other.append("model")
         if other:
             raise ValueError(
                 f"{self.folder} was saved by another estimate: {', '.join(other)} differ. Remove the folder, or give "
