@@ -14,6 +14,7 @@ from typing import Any
 from cells import BESIDE, GRID, QUICK, Cell
 from rig import (
     IMAGES,
+    LEAST,
     RESULTS,
     Contender,
     ContenderError,
@@ -163,7 +164,7 @@ def fixed_costs(table: Sequence[Mapping[str, Any]]) -> str:
     extra: dict[str, float] = {}
     for row in table:
         for name in row["us"] if row["chains"] == 1 and row["sampler"] == "langevin" else ():
-            alone = row["call_us"][name] - 16 * best(row, name)
+            alone = row["call_us"][name] - LEAST * best(row, name)
             extra[name] = min(extra.get(name, float("inf")), max(alone, 0.0))
     parts = ", ".join(f"{name} {short(us)}" for name, us in extra.items() if name != "floor")
     return (

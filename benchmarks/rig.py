@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 IMAGES = HERE.parent / "docs" / "images"
 PEERS = HERE / ".venv-peers" / "bin" / "python"
-LEAST = 16  # transitions, or updates, in one measurement
+LEAST = 32  # transitions, or updates, in one measurement; shorter runs are compiled in shorter blocks
 MOST = 1 << 16
 
 

@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cells import TRAINING, TRAINING_SETTINGS
-from rig import Contender, best, described, geometric_mean, machine, markdown, measure, save, short, shown, spread
+from rig import (
+    LEAST,
+    Contender,
+    best,
+    described,
+    geometric_mean,
+    machine,
+    markdown,
+    measure,
+    save,
+    short,
+    shown,
+    spread,
+)
 
 PROGRAMS: dict[str, tuple[tuple[str, ...], bool]] = {
     "eager": (("training_ours.py", "eager"), False),
@@ -37,7 +50,7 @@ def report(table: Sequence[Mapping[str, Any]]) -> str:
         *markdown(["network and sampler", *names, *(f"{mine} / {other}" for mine, other in pairs)], rows),
     ]
     if "compiled" in names:
-        text += ["", f"The first 16 updates, with all that is compiled: {short(max(compiling))} s at most."]
+        text += ["", f"The first {LEAST} updates, with all that is compiled: {short(max(compiling))} s at most."]
     return "\n".join(text) + "\n"
 
 

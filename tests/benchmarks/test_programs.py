@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+LEAST = 32  # of `rig`
+
 
 def row(cell, **us):
     return {"cell": str(cell), **cell._asdict(), "us": {name: [2 * t, t, 3 * t] for name, t in us.items()},
-            "call_us": {name: 16 * t + 100 for name, t in us.items()}}  # fmt: skip
+            "call_us": {name: LEAST * t + 100 for name, t in us.items()}}  # fmt: skip
 
 
 @pytest.fixture
@@ -20,10 +22,11 @@ def cell(program):
 
 def test_lengths_are_multiples_that_take_about_as_long_as_asked(program):
     rig = program("rig")
-    assert rig.next_length(16, 0.01, 0.2) == 320
-    assert rig.next_length(16, 0.011, 0.2) == 304  # 290.9 rounded up
-    assert rig.next_length(16, 5.0, 0.2) == rig.LEAST
-    assert rig.next_length(16, 0.0, 0.2) == rig.MOST
+    assert rig.LEAST == LEAST
+    assert rig.next_length(LEAST, 0.02, 0.2) == 320
+    assert rig.next_length(LEAST, 0.022, 0.2) == 320  # 290.9 rounded up
+    assert rig.next_length(LEAST, 5.0, 0.2) == LEAST
+    assert rig.next_length(LEAST, 0.0, 0.2) == rig.MOST
 
 
 def test_figures_in_tables(program):

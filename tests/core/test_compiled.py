@@ -75,6 +75,31 @@ def test_blocks_are_the_transitions_that_they_replace(compiles, backend, seeded)
     assert backend.traced == (1 if compiled.steps_per_block is None else 2)
 
 
+class OneForAll(LangevinDynamics):
+    """Every chain gets the same noise."""
+
+    def draw(self, out, generator):
+        out[0].copy_(torch.randn(2, generator=generator, dtype=out[0].dtype).expand_as(out[0]))
+
+
+def of_its_own(model, step_size):
+    """A sampler that draws in another way than its class does."""
+    sampler = LangevinDynamics(model, step_size=step_size)
+    sampler.draw = OneForAll.draw.__get__(sampler)
+    return sampler
+
+
+@pytest.mark.parametrize("n_chains", [8, 9])
+@pytest.mark.parametrize("make", [LangevinDynamics, OneForAll, of_its_own], ids=lambda make: make.__name__)
+def test_blocks_get_the_noise_that_steps_get(make, n_chains, backend, seeded):
+    """Whether it can be drawn for all of a block at once, as for 16 numbers a step, or not, or by a draw of its own."""
+    x, one, two = torch.full((n_chains, 2), 0.5, dtype=torch.float64), seeded(), seeded()
+    got = make(Quartic(), step_size=0.01).compile(block=4, backend=backend).sample(x, n_steps=10, generator=one)
+    expected = make(Quartic(), step_size=0.01).sample(x, n_steps=10, generator=two)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    assert torch.equal(one.get_state(), two.get_state())
+
+
 def test_values_compile_nothing(compiles, backend, case, seeded):
     compiled, _ = compiles
     x, schedule = torch.full((3, 2), 0.5), LinearScheduler(0.1, 0.2, 8)

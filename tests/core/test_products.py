@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from torchebm.core import products
 
@@ -60,6 +61,26 @@ def test_a_network_and_its_gradient(faster, generator):
         return torch.func.grad(lambda y: network(y).sum())(x)
 
     torch.testing.assert_close(compiled(gradient)(x), gradient(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(70, 2, 40), (70, 40, 40), (70, 40, 2)], ids=str)
+def test_what_forward_and_backward_pass_share_is_a_sum_for_each(shape, faster):
+    """Of a few terms, or of a product and its bias: one that both read would be written to memory and read back."""
+    m, k, n = shape
+
+    def both(x, w, b):
+        y = torch.addmm(b, x, w)
+        return y * y.sigmoid(), y.exp()
+
+    graph = make_fx(both, tracing_mode="fake")(torch.ones(m, k), torch.ones(k, n), torch.ones(n)).graph
+    products.inductor_pass()(graph)
+    graph.lint()
+    readers = graph.find_nodes(op="call_function", target=torch.ops.aten.sigmoid.default)
+    readers += graph.find_nodes(op="call_function", target=torch.ops.aten.exp.default)
+    sums = {node.args[0] for node in readers}
+    assert len(sums) == len(readers) == 2
+    assert all(node.target == torch.ops.aten.add.Tensor for node in sums)
+    assert not graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default)
 
 
 def test_what_looks_like_silu_but_is_not(generator):

@@ -154,15 +154,14 @@ class CompiledBlocks:
             return state, 0  # whole numbers, as of leapfrog steps, shape the computation
         size = self._size(state.x, n_steps)
         noise = self.sampler.noise(state.x, size)
-        rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()] * size
+        fill = self.sampler.filling(noise)
         x, wide = state.x, torch.promote_types(state.x.dtype, torch.float32)
         columns = {name: _column(values, x.device, wide) for name, values in parameters.items()}
         if not isinstance(temperature, Tensor) and temperature != 1.0:
             temperature = torch.tensor(temperature, dtype=wide, device=x.device)
         blocks, function = range(0, n_steps - n_steps % size, size), self.function
         for i in blocks:
-            for row in rows:
-                self.sampler.draw(row, generator)
+            fill(generator)
             values = {name: column[i : i + size] for name, column in columns.items()}
             every = observe is not None
             arguments = state, noise, values, target.model_kwargs, temperature, held, every

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,7 @@ from .divergence import DivergenceWatch
 from .interruption import Interruption, SamplingInterruptedWarning
 from .model import evaluating
 from .progress import progress_bar
+from .random import normal_, normal_rows_, uniform_
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
 from .sampler import SamplerState
 from .shapes import select, sum_event
@@ -54,6 +56,9 @@ class MarkovSampler(Tunable, Compilable):
     | `draw(out, generator)` | nothing; fills the buffers of ONE step: all the randomness that it uses |
     | `step(state, noise, target, *, temperature, **parameters)` | state and info; pure, and free of host syncs |
 
+    Left out, `noise` gives one buffer, with a number for each of `x`, and `draw` fills the first buffer with standard
+    normal numbers and the others with uniform ones.
+
     An info is a NamedTuple with `diverging` and, where proposals can be rejected, `acceptance_rate`, each `[chain]`.
     Parameters declared as `Scheduled` reach `step` by keyword.
     """
@@ -74,17 +79,32 @@ class MarkovSampler(Tunable, Compilable):
         """The state under a changed target."""
 
     @abstractmethod
-    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        """Buffers for the randomness of n steps."""
-
-    @abstractmethod
-    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
-        """Fills the buffers of one step."""
-
-    @abstractmethod
     def step(self, state: Any, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
              **parameters: Any) -> tuple[Any, Any]:  # fmt: skip
         """One transition."""
+
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        """Buffers for the randomness of n steps: here a number for each of `x`."""
+        return (x.new_empty(n, *x.shape),)
+
+    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
+        """Fills the buffers of one step, the first with normal numbers, the others with uniform ones."""
+        for buffer in out[:1]:
+            normal_(buffer, generator)
+        for buffer in out[1:]:
+            uniform_(buffer, generator)
+
+    def filling(self, noise: tuple[Tensor, ...]) -> Callable[[torch.Generator | None], object]:
+        """What fills these buffers of n steps, again and again, with what `draw` gives them step by step."""
+        if len(noise) == 1 and getattr(self.draw, "__func__", None) is MarkovSampler.draw:
+            return partial(normal_rows_, noise[0])
+        rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()]
+
+        def fill(generator: torch.Generator | None) -> None:
+            for row in rows:
+                self.draw(row, generator)
+
+        return fill
 
     def energy(self, state: Any, target: Target) -> Float[Tensor, " chain"]:
         """The energies of a state: cached where the kernel keeps them, evaluated otherwise."""

@@ -8,6 +8,7 @@ call would have to write its arguments to memory and read them back.
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,12 +23,12 @@ _aten = torch.ops.aten
 
 # Without the layer of `torch.library.custom_op`, which takes as long as a product of small matrices.
 _library = torch.library.Library("torchebm", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_library.define("linear(Tensor x, Tensor weight) -> Tensor")
 _library.define("transposed(Tensor x) -> Tensor")
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
 
 
 _library.impl("linear", _linear, "CPU")
@@ -35,7 +36,7 @@ _library.impl("transposed", lambda x: x.t().clone(memory_format=torch.contiguous
 
 
 @torch.library.register_fake("torchebm::linear", lib=_library)
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
@@ -54,14 +55,15 @@ def inductor_pass() -> Any | None:
     class Products(CustomGraphPass):
         def __call__(self, graph: Graph) -> None:
             packed: dict[Node, Node] = {}
-            for node in list(graph.nodes):
-                if node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs:
-                    _rewrite_product(graph, node, packed)
-                elif node.target == _aten.div.Tensor:
-                    _rewrite_silu(graph, node)
+            for node in graph.find_nodes(op="call_function", target=_aten.div.Tensor):
+                _rewrite_silu(graph, node)
+            for target in (_aten.mm.default, _aten.addmm.default):
+                for node in graph.find_nodes(op="call_function", target=target):
+                    if not node.kwargs:
+                        _rewrite_product(graph, node, packed)
 
         def uuid(self) -> str:  # part of the key under which compiled code is kept
-            return f"torchebm products 5 {_SMALLEST} {_THIN} {_is_faster()}"
+            return f"torchebm products 6 {_SMALLEST} {_THIN} {_is_faster()}"
 
     return Products()
 
@@ -74,22 +76,38 @@ def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None
         return
     with graph.inserting_before(node):
         if n_terms <= _THIN:
-            new = _sum_of_terms(graph, a, _packed(graph, b, packed, n_rows), n_terms)
-        elif n_columns <= _THIN:
+            b = _packed(graph, b, packed, n_rows)
+            _replace(graph, node, lambda: _plus(graph, _sum_of_terms(graph, a, b, n_terms), bias))
+            return
+        if n_columns <= _THIN:
             b = _packed(graph, _call(graph, _aten.permute.default, (b, [1, 0])), packed, n_rows)
             new = _columns(graph, a, b, n_columns)
         elif n_rows == 1:
             new = _row(graph, a, b)
+        elif min(n_rows, n_terms, n_columns) >= _SMALLEST and left.dtype == torch.float32 and _is_faster():
+            weight = _call(graph, _aten.permute.default, (b, [1, 0]))
+            new = _call(graph, torch.ops.torchebm.linear.default, (a, weight))
+        elif bias:
+            new = _call(graph, _aten.mm.default, (a, b))
         else:
-            vector = all(c.meta["val"].shape == (n_columns,) for c in bias)  # pyrefly: ignore[missing-attribute]
-            large = min(n_rows, n_terms, n_columns) >= _SMALLEST and left.dtype == torch.float32
-            if large and vector and _is_faster():
-                weight = _call(graph, _aten.permute.default, (b, [1, 0]))
-                node.target, node.args = torch.ops.torchebm.linear.default, (a, weight, *(bias or [None]))
             return
-        new = _call(graph, _aten.add.Tensor, (new, *bias)) if bias else new
-    node.replace_all_uses_with(new)
+        _replace(graph, node, lambda: _plus(graph, new, bias))
+
+
+def _replace(graph: Graph, node: Node, make: Callable[[], Node]) -> None:
+    """Puts what `make` makes in the place of a node, anew for each of those who read it.
+
+    A sum of a few terms that forward and backward pass share would be written to memory by the one and read back by the
+    other, which takes longer than computing it twice.
+    """
+    for user in list(node.users):
+        with graph.inserting_before(user):
+            user.replace_input_with(node, make())
     graph.erase_node(node)
+
+
+def _plus(graph: Graph, product: Node, bias: list[Any]) -> Node:
+    return _call(graph, _aten.add.Tensor, (product, *bias)) if bias else product
 
 
 def _sum_of_terms(graph: Graph, a: Any, b: Any, n: int) -> Node:
@@ -166,7 +184,7 @@ def _is_faster() -> bool:
         return False
     a, b = torch.ones(512, 128), torch.ones(128, 128)
     try:
-        ours = _seconds(lambda: _linear(a, b, None))
+        ours = _seconds(lambda: _linear(a, b))
     except (AttributeError, RuntimeError):  # an operator that is PyTorch's own affair may go as it came
         return False
     return ours < 0.8 * _seconds(lambda: nn.functional.linear(a, b))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["AcceptInfo", "Evaluated", "accepts", "unsound"]
+__all__ = ["AcceptInfo", "Evaluated", "accepts", "proposal_noise", "unsound"]
 
 
 class Evaluated(NamedTuple):
@@ -28,6 +28,11 @@ class AcceptInfo(NamedTuple):
     Where there are trajectories: their energy, of +inf as well, or an energy error that is too large. Where there are
     none, `unsound`: a proposal of energy +inf, outside the support of the density, is a rejection like any other.
     """
+
+
+def proposal_noise(x: Float[Tensor, " chain *event"], n: int) -> tuple[Tensor, Tensor]:
+    """Buffers for n proposals, `[n, chain, *event]`, and for their accept tests, `[n, chain]` in at least float32."""
+    return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def accepts(log_ratio: Float[Tensor, " chain"], u: Float[Tensor, " chain"], old_energy: Float[Tensor, " chain"],

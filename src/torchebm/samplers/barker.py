@@ -10,7 +10,6 @@ from torch.nn.functional import logsigmoid
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain, select, sum_event
@@ -80,11 +79,6 @@ class BarkerProposal(MarkovSampler):
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
         return x.new_empty(n, *x.shape), x.new_empty(n, *x.shape, dtype=wide), x.new_empty(n, len(x), dtype=wide)
-
-    def draw(self, out: tuple[Tensor, Tensor, Tensor], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        uniform_(out[1], generator)
-        uniform_(out[2], generator)
 
     def step(self, state: Evaluated, noise: tuple[Tensor, Tensor, Tensor], target: Target, *,
              temperature: float | Tensor = 1.0, step_size: float | Tensor) -> tuple[Evaluated, AcceptInfo]:  # fmt: skip

@@ -62,9 +62,6 @@ class GradientDescent(MarkovSampler):
     def noise(self, x: Tensor, n: int) -> tuple[()]:
         return ()
 
-    def draw(self, out: tuple[()], generator: torch.Generator | None) -> None:
-        """Draws nothing."""
-
     def step(self, state: Position, noise: tuple[()], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor) -> tuple[Position, Info]:  # fmt: skip
         x = add_scaled(state.x, -per_chain(step_size, state.x), target.gradient(state.x))
@@ -136,9 +133,6 @@ class NesterovDescent(MarkovSampler):
 
     def noise(self, x: Tensor, n: int) -> tuple[()]:
         return ()
-
-    def draw(self, out: tuple[()], generator: torch.Generator | None) -> None:
-        """Draws nothing."""
 
     def step(self, state: Moving, noise: tuple[()], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor, momentum: float | Tensor) -> tuple[Moving, Info]:  # fmt: skip

@@ -10,13 +10,13 @@ from torch import Tensor
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer, number
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
+from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain, select
 from torchebm.core.target import Target
 
-from .acceptance import Evaluated, accepts
+from .acceptance import Evaluated, accepts, proposal_noise
 from .hamiltonian import HamiltonianSampler, kinetic, leapfrog, lost, radical_inverse, whiten
 from .warmup import MassKind, Warmup, check_mass_kind, check_target_acceptance, tunable
 
@@ -78,12 +78,7 @@ class TrajectorySampler(HamiltonianSampler):
         return state._replace(energy=energy, gradient=gradient)
 
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
-
-    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        for uniform in out[1:]:
-            uniform_(uniform, generator)
+        return proposal_noise(x, n)
 
     def propose(self, state: Evaluated | Moving, z: Tensor, u: Tensor, target: Target, temperature: float | Tensor,
                 step_size: float | Tensor, n_steps: int) -> Proposal:  # fmt: skip

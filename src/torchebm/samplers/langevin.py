@@ -10,7 +10,6 @@ from torch import Tensor
 from torchebm.core.checks import number
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, add_scaled_, per_chain
@@ -100,12 +99,6 @@ class LangevinDynamics(MarkovSampler):
 
     def refresh(self, state: Position, target: Target) -> Position:
         return state
-
-    def noise(self, x: Tensor, n: int) -> tuple[Tensor]:
-        return (x.new_empty(n, *x.shape),)
-
-    def draw(self, out: tuple[Tensor], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
 
     def step(self, state: Position, noise: tuple[Tensor], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor, noise_scale: float | Tensor,

@@ -10,13 +10,12 @@ from torch import Tensor
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, add_scaled_, per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, Evaluated, accepts, unsound
+from .acceptance import AcceptInfo, Evaluated, accepts, proposal_noise, unsound
 from .warmup import PreconditionerWarmup, check_target_acceptance, given, tunable
 
 __all__ = ["MetropolisAdjustedLangevin"]
@@ -135,12 +134,8 @@ class MetropolisAdjustedLangevin(MarkovSampler):
     def refresh(self, state: Evaluated, target: Target) -> Evaluated:
         return Evaluated(state.x, *target(state.x))
 
-    def noise(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
-
-    def draw(self, out: tuple[Tensor, Tensor], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        uniform_(out[1], generator)
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        return proposal_noise(x, n)
 
     def step(self, state: Evaluated, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor) -> tuple[Evaluated, AcceptInfo]:  # fmt: skip

@@ -10,13 +10,12 @@ from torch import Tensor
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, select
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, accepts, unsound
+from .acceptance import AcceptInfo, accepts, proposal_noise, unsound
 from .warmup import Warmup, check_target_acceptance, tunable
 
 __all__ = ["MetropolisHastings"]
@@ -80,12 +79,8 @@ class MetropolisHastings(MarkovSampler):
     def refresh(self, state: Weighed, target: Target) -> Weighed:
         return Weighed(state.x, target.energy(state.x))
 
-    def noise(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        return x.new_empty(n, *x.shape), x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
-
-    def draw(self, out: tuple[Tensor, Tensor], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        uniform_(out[1], generator)
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        return proposal_noise(x, n)
 
     def step(self, state: Weighed, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,
              proposal_scale: float | Tensor) -> tuple[Weighed, AcceptInfo]:  # fmt: skip

@@ -11,13 +11,13 @@ from torch import Tensor
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer, number
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
+from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain, select, sum_event
 from torchebm.core.target import Target
 
-from .acceptance import Evaluated, accepts
+from .acceptance import Evaluated, accepts, proposal_noise
 from .hamiltonian import HamiltonianSampler, Mass, decay, lost, radical_inverse, whiten
 from .microcanonical_tuning import MicrocanonicalWarmup
 from .warmup import check_target_acceptance
@@ -198,13 +198,7 @@ class MicrocanonicalLangevin(HamiltonianSampler):
         return state._replace(energy=energy, gradient=gradient)
 
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        xi = x.new_empty(n, *x.shape)
-        return (xi, x.new_empty(n, len(x), dtype=_wide(x[:0]).dtype)) if self.metropolised else (xi,)
-
-    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        if self.metropolised:
-            uniform_(out[1], generator)
+        return proposal_noise(x, n) if self.metropolised else super().noise(x, n)
 
     def step(self, state: Any, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor, decoherence_length: float | Tensor,

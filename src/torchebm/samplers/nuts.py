@@ -10,7 +10,6 @@ from torch import Tensor
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.checks import integer
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import per_chain, select, sum_event
@@ -131,10 +130,6 @@ class NoUTurnSampler(HamiltonianSampler):
         """For the momentum; and for each doubling one uniform for the direction, one for the choices."""
         wide = torch.promote_types(x.dtype, torch.float32)
         return x.new_empty(n, *x.shape), x.new_empty(n, len(x), 2, self.max_tree_depth, dtype=wide)
-
-    def draw(self, out: tuple[Tensor, Tensor], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        uniform_(out[1], generator)
 
     def step(self, state: Evaluated, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchebm.core.checks import integer, number
 from torchebm.core.markov import MarkovSampler
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
+from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, add_scaled_, per_chain
@@ -49,15 +49,10 @@ class MinibatchSampler(MarkovSampler):
             raise ValueError(f"batch_size must be at most {self.n_data}, the rows of data; got {batch_size}.")
 
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        xi = x.new_empty(n, *x.shape)
+        noise = super().noise(x, n)
         if self.data is None:
-            return (xi,)
-        return xi, x.new_empty(n, len(x), self.batch_size, dtype=torch.float64)  # float32 cannot number 2^24 rows
-
-    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        if self.data is not None:
-            uniform_(out[1], generator)
+            return noise
+        return *noise, x.new_empty(n, len(x), self.batch_size, dtype=torch.float64)  # float32 cannot number 2^24 rows
 
     def estimate(self, x: Float[Tensor, " chain *event"], noise: tuple[Tensor, ...], target: Target) -> Tensor:
         """The gradient as the minibatch that `noise` picks shows it."""

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from torchebm.core.adaptation import Adaptation, Setting
 from torchebm.core.model import BaseModel
-from torchebm.core.random import normal_, uniform_
+from torchebm.core.random import normal_
 from torchebm.core.sampler import SamplerOptions, Scheduled
 from torchebm.core.schedulers import BaseScheduler
 from torchebm.core.shapes import add_scaled, per_chain, select
 from torchebm.core.target import Target
 
-from .acceptance import AcceptInfo, accepts
+from .acceptance import AcceptInfo, accepts, proposal_noise
 from .hamiltonian import HamiltonianSampler, Mass, decay, kinetic, leapfrog, lost
 from .langevin import Info
 from .warmup import Warmup, check_target_acceptance, tunable
@@ -118,15 +118,7 @@ class UnderdampedLangevin(HamiltonianSampler):
         return Moving(state.x, state.momentum, *self._evaluate(state.x, target))
 
     def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        xi = x.new_empty(n, *x.shape)
-        if not self.metropolised:
-            return (xi,)
-        return xi, x.new_empty(n, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
-
-    def draw(self, out: tuple[Tensor, ...], generator: torch.Generator | None) -> None:
-        normal_(out[0], generator)
-        if self.metropolised:
-            uniform_(out[1], generator)
+        return proposal_noise(x, n) if self.metropolised else super().noise(x, n)
 
     def step(self, state: Moving, noise: tuple[Tensor, ...], target: Target, *, temperature: float | Tensor = 1.0,
              step_size: float | Tensor, friction: float | Tensor) -> tuple[Moving, Info | AcceptInfo]:  # fmt: skip
