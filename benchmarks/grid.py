@@ -227,8 +227,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True,
                         help="beside what the machine could do at best")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.15, help="about how long one measurement takes")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.05, help="about how long one measurement takes")
     parser.add_argument("--contenders", default="eager,compiled,blackjax,ebmkit,plain")
     parser.add_argument("--only", default="", help="cells whose name contains this; the table on record stays as it is")
     arguments = parser.parse_args()

@@ -20,6 +20,7 @@ IMAGES = HERE.parent / "docs" / "images"
 PEERS = HERE / ".venv-peers" / "bin" / "python"
 LEAST = 32  # transitions, or updates, in one measurement; shorter runs are compiled in shorter blocks
 MOST = 1 << 16
+FEWEST, LONGEST = 5, 20.0  # rounds that there are at least, and seconds after which there are no more
 
 
 class ContenderError(RuntimeError):
@@ -77,7 +78,7 @@ def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: floa
     """Microseconds per step of each contender, one figure a round, and what preparing the first run took.
 
     Each runs as many steps as take it about `seconds`, so that what one call costs beside its steps is no part of it.
-    What that is for the shortest run is measured as well.
+    What that is for the shortest run is measured as well. There are `rounds` rounds, or fewer where they take long.
     """
     row: dict[str, Any] = {
         "cell": str(cell),
@@ -95,7 +96,10 @@ def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: floa
             row["prepared_s"][contender.name] = answer["seconds"]
             row["call_us"][contender.name] = min(contender.ask(n_steps=LEAST)["seconds"] for _ in range(3)) * 1e6
             row["n_steps"][contender.name] = calibrated(contender, seconds)
-    for _ in range(rounds):
+    began = time.perf_counter()
+    for done in range(rounds):
+        if done >= FEWEST and time.perf_counter() - began > LONGEST:
+            break
         for contender in known:
             n = row["n_steps"][contender.name]
             row["us"].setdefault(contender.name, []).append(contender.ask(n_steps=n)["seconds"] / n * 1e6)

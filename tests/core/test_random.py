@@ -11,7 +11,7 @@ from torchebm.core.random import (
     check_generator,
     generator_for,
     normal_,
-    normal_rows_,
+    normal_at_once,
     randint,
     randn,
     randperm,
@@ -25,7 +25,6 @@ DRAWS = {
     "randint": lambda g: randint(1000, (3, 2), generator=g),
     "randperm": lambda g: randperm(50, generator=g),
     "normal_": lambda g: normal_(torch.empty(4), g),
-    "normal_rows_": lambda g: normal_rows_(torch.empty(2, 4), g),
     "uniform_": lambda g: uniform_(torch.empty(4), g),
     "categorical": lambda g: categorical(torch.ones(1000), 5, generator=g),
 }
@@ -70,36 +69,23 @@ def test_in_place_draws_return_what_they_fill():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(5, 16), (5, 8, 4), (3, 48), (4, 7), (4, 18), (3, 1, 2), (3, 0), (0, 16)], ids=str)
-def test_rows_are_filled_as_one_after_the_other(shape, dtype):
-    got, expected, one, two = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype), seeded(), seeded()
-    assert normal_rows_(got, one) is got
-    for row in expected:
+def test_rows_are_normal_at_once_only_if_one_after_the_other_gives_the_same(shape, dtype):
+    whole, rows, one, two = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype), seeded(), seeded()
+    normal_(whole, one)
+    for row in rows:
         normal_(row, two)
-    assert torch.equal(got, expected)
-    assert torch.equal(one.get_state(), two.get_state())
+    if normal_at_once(whole):
+        assert torch.equal(whole, rows)
+        assert torch.equal(one.get_state(), two.get_state())
+    else:
+        assert shape not in [(5, 16), (5, 8, 4), (3, 48)] or dtype not in (torch.float32, torch.float64)
 
 
-def test_rows_that_do_not_lie_next_to_each_other():
-    got, expected = torch.zeros(6, 16), torch.zeros(3, 16)
-    normal_rows_(got[::2], seeded())
-    assert torch.equal(got[::2], normal_rows_(expected, seeded()))
-    assert (got[1::2] == 0).all()
-
-
-def test_rows_take_one_call_where_that_changes_nothing(monkeypatch):
-    calls = []
-
-    def counted(out, generator=None):
-        calls.append(out.shape)
-        return out.normal_(generator=generator)
-
-    random._come_at_once(torch.float32)  # which draws for itself, once
-    monkeypatch.setattr(random, "normal_", counted)
-    normal_rows_(torch.empty(5, 8, 2), seeded())
-    assert calls == [(5, 8, 2)]
-    monkeypatch.setattr(random, "_come_at_once", lambda dtype: False)
-    normal_rows_(torch.empty(5, 8, 2), seeded())
-    assert calls[1:] == [(8, 2)] * 5
+def test_rows_that_do_not_lie_next_to_each_other_are_not_normal_at_once():
+    assert normal_at_once(torch.empty(6, 16))
+    assert not normal_at_once(torch.empty(6, 16)[::2])
+    assert not normal_at_once(torch.empty(16, 6).T)
+    assert not normal_at_once(torch.empty(6, 16, device="meta"))
 
 
 def test_whether_rows_come_at_once_is_tried(monkeypatch):

@@ -25,8 +25,9 @@ _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks,
 _FEW, _FEW_FOR_NETWORKS = 2048, 64
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
-# again; these make it write intermediate results down. Measured on CPUs.
-_CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2, "realize_acc_reads_threshold": 2}
+# again; these make it write intermediate results down, sooner where there are networks. Measured on CPUs.
+_CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
+_READS, _READS_FOR_NETWORKS = {"realize_acc_reads_threshold": 4}, {"realize_acc_reads_threshold": 2}
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
@@ -64,7 +65,8 @@ class Specialised:
                 self._last = compiled
                 with contextlib.suppress(torch._dynamo.exc.FailOnRecompileLimitHit):
                     return compiled(target, *arguments)
-            compiled = self._compile(next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device)
+            device = next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device
+            compiled = self._compile(device, _is_differentiated(target.model))
             began = time.perf_counter()
             result = compiled(target, *arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -79,14 +81,15 @@ class Specialised:
         assert self._last is not None
         return self._last
 
-    def _compile(self, device: torch.device) -> Any:
+    def _compile(self, device: torch.device, network: bool) -> Any:
         """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes, or of settings
         of the model or the sampler that are Python's numbers."""
         own = FunctionType(self.function.__code__.replace(), self.function.__globals__, self.function.__name__, None,
                            self.function.__closure__)  # fmt: skip
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
-            ours = {**_CPU_OPTIONS, "post_grad_custom_pre_pass": inductor_pass()}
+            reads = _READS_FOR_NETWORKS if network else _READS
+            ours = {**_CPU_OPTIONS, **reads, "post_grad_custom_pre_pass": inductor_pass()}
             known = torch._inductor.list_options()
             options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
                 "options", {}
@@ -193,7 +196,7 @@ class CompiledBlocks:
         Networks are compiled in shorter blocks: that takes long, and calls cost little beside them.
         """
         n: int = self.sampler.steps_per_block
-        if type(self.sampler.model.coordinates()[0]).gradient is BaseModel.gradient:
+        if _is_differentiated(self.sampler.model.coordinates()[0]):
             return max(1, n // (2 if n_numbers < _FEW_FOR_NETWORKS else 4))
         return 2 * n if n_numbers < _FEW else n
 
@@ -317,6 +320,11 @@ class _CompiledTarget(Target):
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._function(self._plain, x, self.model_kwargs)
+
+
+def _is_differentiated(model: BaseModel) -> bool:
+    """Whether a model has no gradient in closed form, as networks have none."""
+    return type(model).gradient is BaseModel.gradient
 
 
 def _owning(function: Callable) -> Callable:

@@ -17,7 +17,7 @@ from .divergence import DivergenceWatch
 from .interruption import Interruption, SamplingInterruptedWarning
 from .model import evaluating
 from .progress import progress_bar
-from .random import normal_, normal_rows_, uniform_
+from .random import normal_, normal_at_once, uniform_
 from .recording import Recorder, TrajectoryFile, TrajectoryTensor
 from .sampler import SamplerState
 from .shapes import select, sum_event
@@ -96,8 +96,8 @@ class MarkovSampler(Tunable, Compilable):
 
     def filling(self, noise: tuple[Tensor, ...]) -> Callable[[torch.Generator | None], object]:
         """What fills these buffers of n steps, again and again, with what `draw` gives them step by step."""
-        if len(noise) == 1 and getattr(self.draw, "__func__", None) is MarkovSampler.draw:
-            return partial(normal_rows_, noise[0])
+        if getattr(self.draw, "__func__", None) is MarkovSampler.draw and len(noise) == 1 and normal_at_once(noise[0]):
+            return partial(normal_, noise[0])
         rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()]
 
         def fill(generator: torch.Generator | None) -> None:

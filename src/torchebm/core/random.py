@@ -16,7 +16,7 @@ __all__ = [
     "check_generator",
     "generator_for",
     "normal_",
-    "normal_rows_",
+    "normal_at_once",
     "randint",
     "randn",
     "randperm",
@@ -44,17 +44,11 @@ def normal_(out: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return out.normal_(generator=generator)
 
 
-def normal_rows_(out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Fills `out[0]`, `out[1]` and so on with what `normal_` of one after the other would, and returns `out`.
-
-    On a CPU they are filled in one call where that gives the same bits, which is cheaper.
-    """
-    whole = out.device.type == "cpu" and out.is_contiguous() and len(out) > 0 and out[0].numel() % _AT_ONCE == 0
-    if whole and _come_at_once(out.dtype):
-        return normal_(out, generator)
-    for row in out.unbind(0):
-        normal_(row, generator)
-    return out
+def normal_at_once(out: Tensor) -> bool:
+    """Whether `normal_(out)` gives what `normal_` of `out[0]`, `out[1]` and so on would, which costs more calls."""
+    if out.device.type != "cpu" or not out.is_contiguous() or len(out) == 0:
+        return False
+    return out[0].numel() % _AT_ONCE == 0 and _come_at_once(out.dtype)
 
 
 _AT_ONCE = 16  # normal numbers that PyTorch makes of as many uniform ones, on a CPU
