@@ -32,6 +32,7 @@ from rig import (
 
 OURS = ("eager", "compiled")
 MANY = 1000  # chains
+LONGEST = 20.0  # seconds for the rounds of a cell, unless the fewest take longer
 TOLERANCE = 1.2
 
 PROGRAMS: dict[str, tuple[tuple[str, ...], bool]] = {
@@ -51,7 +52,7 @@ def measure_all(cells: Sequence[Cell], names: Sequence[str], rounds: int, second
         entrants = [Contender(name, *program, theirs=theirs)
                     for name, (program, theirs) in PROGRAMS.items() if name in names]  # fmt: skip
         try:
-            table.append(measure(cell, entrants, rounds, seconds))
+            table.append(measure(cell, entrants, rounds, seconds, LONGEST))
         except ContenderError as error:
             failures.append(f"{cell}: {error}")
             print(failures[-1], flush=True)
@@ -227,7 +228,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True,
                         help="beside what the machine could do at best")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="at most: five where they take long")
     parser.add_argument("--seconds", type=float, default=0.05, help="about how long one measurement takes")
     parser.add_argument("--contenders", default="eager,compiled,blackjax,ebmkit,plain")
     parser.add_argument("--only", default="", help="cells whose name contains this; the table on record stays as it is")

@@ -20,7 +20,7 @@ IMAGES = HERE.parent / "docs" / "images"
 PEERS = HERE / ".venv-peers" / "bin" / "python"
 LEAST = 32  # transitions, or updates, in one measurement; shorter runs are compiled in shorter blocks
 MOST = 1 << 16
-FEWEST, LONGEST = 5, 20.0  # rounds that there are at least, and seconds after which there are no more
+FEWEST = 5  # rounds, however long they take
 
 
 class ContenderError(RuntimeError):
@@ -74,11 +74,13 @@ class Contender:
             self._process.stdout.close()
 
 
-def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: float) -> dict[str, Any]:
+def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: float,
+            longest: float = math.inf) -> dict[str, Any]:  # fmt: skip
     """Microseconds per step of each contender, one figure a round, and what preparing the first run took.
 
     Each runs as many steps as take it about `seconds`, so that what one call costs beside its steps is no part of it.
-    What that is for the shortest run is measured as well. There are `rounds` rounds, or fewer where they take long.
+    What that is for the shortest run is measured as well. There are `rounds` rounds,
+    but no more than `FEWEST` once they have taken `longest` seconds.
     """
     row: dict[str, Any] = {
         "cell": str(cell),
@@ -98,7 +100,7 @@ def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: floa
             row["n_steps"][contender.name] = calibrated(contender, seconds)
     began = time.perf_counter()
     for done in range(rounds):
-        if done >= FEWEST and time.perf_counter() - began > LONGEST:
+        if done >= FEWEST and time.perf_counter() - began > longest:
             break
         for contender in known:
             n = row["n_steps"][contender.name]

@@ -29,6 +29,20 @@ def test_lengths_are_multiples_that_take_about_as_long_as_asked(program):
     assert rig.next_length(LEAST, 0.0, 0.2) == rig.MOST
 
 
+@pytest.mark.parametrize(("longest", "rounds"), [(math.inf, 7), (0.0, 5)])
+def test_cells_that_take_long_have_the_fewest_rounds(longest, rounds, program, cell):
+    class Steady:
+        name = "steady"
+
+        def ask(self, **request):
+            return {"seconds": 1.0, "known": True}
+
+    rig = program("rig")
+    row = rig.measure(cell("langevin", "mlp", 1000, 2), [Steady()], 7, 0.1, longest)
+    assert len(row["us"]["steady"]) == rounds
+    assert rig.FEWEST == 5
+
+
 def test_figures_in_tables(program):
     rig = program("rig")
     assert [rig.short(x) for x in (12345.6, 99.94, 0.01234, math.nan)] == ["12,346", "99.9", "0.0123", "-"]

@@ -231,6 +231,10 @@ def test_bfloat16_model_keeps_its_normaliser():
     assert abs(float(model.log_z) - math.log(2 * math.pi * 4)) < 1e-12
 
 
+def test_the_precision_lies_row_by_row():
+    assert GaussianModel(torch.zeros(3), torch.eye(3) + 0.1).precision.is_contiguous()
+
+
 def test_tensors_given_are_not_shared():
     mean, cov = torch.zeros(2), torch.eye(2)
     model = GaussianModel(mean, cov)

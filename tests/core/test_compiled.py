@@ -100,6 +100,17 @@ def test_blocks_get_the_noise_that_steps_get(make, n_chains, backend, seeded):
     assert torch.equal(one.get_state(), two.get_state())
 
 
+@pytest.mark.parametrize(
+    ("cls", "n_chains", "n_calls"), [(LangevinDynamics, 8, 1), (LangevinDynamics, 9, 4), (OneForAll, 8, 0)]
+)
+def test_noise_of_a_block_takes_one_call_where_it_can(cls, n_chains, n_calls, monkeypatch, seeded):
+    sampler, calls = cls(HarmonicModel()), []
+    noise = sampler.noise(torch.zeros(n_chains, 2), 4)
+    monkeypatch.setattr("torchebm.core.markov.normal_", lambda *arguments: calls.append(arguments))
+    sampler.filling(noise)(seeded())
+    assert len(calls) == n_calls
+
+
 def test_values_compile_nothing(compiles, backend, case, seeded):
     compiled, _ = compiles
     x, schedule = torch.full((3, 2), 0.5), LinearScheduler(0.1, 0.2, 8)
@@ -327,6 +338,21 @@ def test_what_cannot_be_traced_is_named_with_its_line(backend):
         CompilationError, match=r"LangevinDynamics on Printed cannot be compiled.*test_compiled\.py:\d+"
     ):
         sampler.sample(torch.ones(3, 2))
+
+
+def test_what_is_differentiated_writes_intermediate_results_down_sooner_than_closed_forms(monkeypatch, generator):
+    seen = []
+
+    def compiled(function, **options):
+        seen.append(options.get("options", {}).get("realize_acc_reads_threshold"))
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for model, limit in ((HarmonicModel(), 4), (Quartic(), 2)):
+        LangevinDynamics(model).compile(block=2).sample(torch.zeros(4, 2), n_steps=4, generator=generator)
+        assert seen[-1] == limit
+    LangevinDynamics(Quartic()).compile(block=2, options={"realize_acc_reads_threshold": 7}).sample(dim=2, n_steps=4)
+    assert seen[-1] == 7
 
 
 def test_options_are_checked_before_any_run():

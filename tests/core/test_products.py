@@ -83,6 +83,20 @@ def test_what_forward_and_backward_pass_share_is_a_sum_for_each(shape, faster):
     assert not graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default)
 
 
+@pytest.mark.parametrize("k", [2, 40])
+def test_silu_of_a_product(k):
+    def silu(x, w, b):
+        y = torch.addmm(b, x, w)
+        return y / (1 + y.neg().exp())
+
+    graph = make_fx(silu, tracing_mode="fake")(torch.ones(70, k), torch.ones(k, 40), torch.ones(40)).graph
+    products.inductor_pass()(graph)
+    graph.lint()
+    called = [node.target for node in graph.nodes if node.op == "call_function"]
+    assert called.count(torch.ops.aten.sigmoid.default) == 1
+    assert not {torch.ops.aten.div.Tensor, torch.ops.aten.exp.default, torch.ops.aten.neg.default} & set(called)
+
+
 def test_what_looks_like_silu_but_is_not(generator):
     x, y = (torch.randn(5, 6, generator=generator) for _ in range(2))
 

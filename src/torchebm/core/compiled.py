@@ -25,9 +25,10 @@ _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks,
 _FEW, _FEW_FOR_NETWORKS = 2048, 64
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
-# again; these make it write intermediate results down, sooner where there are networks. Measured on CPUs.
+# again; these make it write intermediate results down. Measured on CPUs, as is the number of values that a result may
+# read before it is written down: fewer where the gradient is differentiated, as of networks.
 _CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
-_READS, _READS_FOR_NETWORKS = {"realize_acc_reads_threshold": 4}, {"realize_acc_reads_threshold": 2}
+_READS, _READS_IF_DIFFERENTIATED = 4, 2
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
@@ -58,7 +59,8 @@ class Specialised:
         self._last: Callable | None = None
 
     def __call__(self, target: Target, *arguments: Any) -> Any:
-        key = (*(type(argument) for argument in arguments), *map(_signature, _leaves(arguments)))
+        differentiated = _is_differentiated(target.model)
+        key = (differentiated, *(type(argument) for argument in arguments), *map(_signature, _leaves(arguments)))
         compiled = self._compiled.get(key)
         try:
             if compiled is not None:
@@ -66,7 +68,7 @@ class Specialised:
                 with contextlib.suppress(torch._dynamo.exc.FailOnRecompileLimitHit):
                     return compiled(target, *arguments)
             device = next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device
-            compiled = self._compile(device, _is_differentiated(target.model))
+            compiled = self._compile(device, differentiated)
             began = time.perf_counter()
             result = compiled(target, *arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -81,15 +83,15 @@ class Specialised:
         assert self._last is not None
         return self._last
 
-    def _compile(self, device: torch.device, network: bool) -> Any:
+    def _compile(self, device: torch.device, differentiated: bool) -> Any:
         """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes, or of settings
         of the model or the sampler that are Python's numbers."""
         own = FunctionType(self.function.__code__.replace(), self.function.__globals__, self.function.__name__, None,
                            self.function.__closure__)  # fmt: skip
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
-            reads = _READS_FOR_NETWORKS if network else _READS
-            ours = {**_CPU_OPTIONS, **reads, "post_grad_custom_pre_pass": inductor_pass()}
+            reads = _READS_IF_DIFFERENTIATED if differentiated else _READS
+            ours = {**_CPU_OPTIONS, "realize_acc_reads_threshold": reads, "post_grad_custom_pre_pass": inductor_pass()}
             known = torch._inductor.list_options()
             options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
                 "options", {}

@@ -48,7 +48,8 @@ class GaussianModel(ClosedFormModel):
         scale_tril = cholesky("cov", cov)
         self.register_buffer("mean", mean)
         self.register_buffer("covariance", cov)
-        self.register_buffer("precision", torch.cholesky_inverse(scale_tril).to(cov.dtype).contiguous())
+        precision = torch.cholesky_inverse(scale_tril).to(cov.dtype)  # column by column: slow to read
+        self.register_buffer("precision", precision.contiguous())
         self.register_buffer("scale_tril", scale_tril.to(cov.dtype))
         self.event_shape = mean.shape
 

@@ -98,6 +98,7 @@ class MarkovSampler(Tunable, Compilable):
         """What fills these buffers of n steps, again and again, with what `draw` gives them step by step."""
         if getattr(self.draw, "__func__", None) is MarkovSampler.draw and len(noise) == 1 and normal_at_once(noise[0]):
             return partial(normal_, noise[0])
+        # without buffers there is nothing to fill, but a `draw` that may refuse its generator
         rows = list(zip(*(buffer.unbind(0) for buffer in noise), strict=True)) or [()]
 
         def fill(generator: torch.Generator | None) -> None:
@@ -123,8 +124,8 @@ class MarkovSampler(Tunable, Compilable):
                 held: Tensor | None = None) -> Any:  # fmt: skip
         """The one loop: `n_steps` transitions from `state`, the first being number `start`.
 
-        Noise is drawn step by step in a fixed order, so that the stream does not depend on how a run is cut, nor on
-        whether it is compiled.
+        Noise is drawn as if step by step, in a fixed order, so that the stream does not depend on how a run is cut, nor
+        on whether it is compiled.
 
         Args:
             state: From `init`, or an earlier `advance`.

@@ -55,6 +55,7 @@ def inductor_pass() -> Any | None:
     class Products(CustomGraphPass):
         def __call__(self, graph: Graph) -> None:
             packed: dict[Node, Node] = {}
+            # before the products, while all that reads x reads one x
             for node in graph.find_nodes(op="call_function", target=_aten.div.Tensor):
                 _rewrite_silu(graph, node)
             for target in (_aten.mm.default, _aten.addmm.default):
@@ -63,7 +64,7 @@ def inductor_pass() -> Any | None:
                         _rewrite_product(graph, node, packed)
 
         def uuid(self) -> str:  # part of the key under which compiled code is kept
-            return f"torchebm products 6 {_SMALLEST} {_THIN} {_is_faster()}"
+            return f"torchebm products 7 {_SMALLEST} {_THIN} {_is_faster()}"
 
     return Products()
 
@@ -161,7 +162,11 @@ def _rewrite_silu(graph: Graph, node: Node) -> None:
     with graph.inserting_before(node):
         new = _call(graph, _aten.mul.Tensor, (x, _call(graph, _aten.sigmoid.default, (x,))))
     node.replace_all_uses_with(new)
-    graph.erase_node(node)
+    chain: tuple[Any, ...] = (node, below, exp, exp.args[0])
+    for dead in chain:  # else each of these, which read x, would get a product of its own
+        if dead.users:
+            break
+        graph.erase_node(dead)
 
 
 def _call(graph: Graph, target: Any, arguments: tuple[Any, ...]) -> Node:

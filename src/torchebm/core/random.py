@@ -58,7 +58,7 @@ _AT_ONCE = 16  # normal numbers that PyTorch makes of as many uniform ones, on a
 def _come_at_once(dtype: torch.dtype) -> bool:
     """Whether rows of so many numbers, or a multiple, may be filled in one call: tried, as it is PyTorch's affair."""
     a, b = generator_for("rows"), generator_for("rows")
-    whole, rows = torch.empty(3, 3 * _AT_ONCE, dtype=dtype), torch.empty(3, 3 * _AT_ONCE, dtype=dtype)
+    whole, rows = (torch.empty(3, 3 * _AT_ONCE, dtype=dtype, device="cpu") for _ in range(2))
     normal_(whole, a)
     for row in rows:
         normal_(row, b)

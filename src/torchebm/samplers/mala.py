@@ -134,7 +134,7 @@ class MetropolisAdjustedLangevin(MarkovSampler):
     def refresh(self, state: Evaluated, target: Target) -> Evaluated:
         return Evaluated(state.x, *target(state.x))
 
-    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         return proposal_noise(x, n)
 
     def step(self, state: Evaluated, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,

@@ -79,7 +79,7 @@ class MetropolisHastings(MarkovSampler):
     def refresh(self, state: Weighed, target: Target) -> Weighed:
         return Weighed(state.x, target.energy(state.x))
 
-    def noise(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+    def noise(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         return proposal_noise(x, n)
 
     def step(self, state: Weighed, noise: tuple[Tensor, Tensor], target: Target, *, temperature: float | Tensor = 1.0,
