@@ -340,19 +340,41 @@ def test_what_cannot_be_traced_is_named_with_its_line(backend):
         sampler.sample(torch.ones(3, 2))
 
 
-def test_what_is_differentiated_writes_intermediate_results_down_sooner_than_closed_forms(monkeypatch, generator):
+@pytest.fixture
+def settings(monkeypatch):
+    """What Inductor is told about each function."""
     seen = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: seen.append(options.get("options")) or function)
+    return seen
 
-    def compiled(function, **options):
-        seen.append(options.get("options", {}).get("realize_acc_reads_threshold"))
-        return function
 
-    monkeypatch.setattr(torch, "compile", compiled)
-    for model, limit in ((HarmonicModel(), 4), (Quartic(), 2)):
-        LangevinDynamics(model).compile(block=2).sample(torch.zeros(4, 2), n_steps=4, generator=generator)
-        assert seen[-1] == limit
+def test_settings_of_closed_forms_and_of_what_is_differentiated(settings):
+    for model, ours, others in (
+        (HarmonicModel(), {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}, set()),
+        (Quartic(), {"realize_acc_reads_threshold": 2}, {"max_fusion_size", "cpp.threads"}),
+    ):
+        LangevinDynamics(model).compile(block=2).sample(torch.zeros(4, 2), n_steps=4)
+        assert ours.items() <= settings[-1].items()
+        assert not others & set(settings[-1])
     LangevinDynamics(Quartic()).compile(block=2, options={"realize_acc_reads_threshold": 7}).sample(dim=2, n_steps=4)
-    assert seen[-1] == 7
+    assert settings[-1]["realize_acc_reads_threshold"] == 7
+
+
+@pytest.mark.parametrize(
+    ("n_chains", "dim", "n_data", "threads"),
+    [(2048, 2, 0, 1), (2049, 2, 0, None), (64, 2, 500, 1), (64, 2, 600, None)],
+)
+def test_small_closed_forms_have_one_thread(settings, n_chains, dim, n_data, threads):
+    """Few numbers of all chains, and of the model for each of them, data included."""
+    model = HarmonicModel()
+    model.register_buffer("data", torch.zeros(2 * n_data))
+    LangevinDynamics(model).compile(block=2).sample(torch.zeros(n_chains, dim), n_steps=2)
+    assert settings[-1].get("cpp.threads") == threads
+
+
+def test_threads_of_the_users_choice(settings):
+    LangevinDynamics(HarmonicModel()).compile(block=2, options={"cpp.threads": 3}).sample(torch.zeros(9, 2), n_steps=2)
+    assert settings[-1]["cpp.threads"] == 3
 
 
 def test_options_are_checked_before_any_run():

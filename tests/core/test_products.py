@@ -6,11 +6,12 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from torchebm.core import products
+from torchebm.core.rewriting import inductor_pass
 
 
 def compiled(function):
     torch._dynamo.reset()  # it gives up on a function that it has met in eight shapes
-    options = {"post_grad_custom_pre_pass": products.inductor_pass()}
+    options = {"post_grad_custom_pre_pass": inductor_pass()}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
@@ -73,7 +74,7 @@ def test_what_forward_and_backward_pass_share_is_a_sum_for_each(shape, faster):
         return y * y.sigmoid(), y.exp()
 
     graph = make_fx(both, tracing_mode="fake")(torch.ones(m, k), torch.ones(k, n), torch.ones(n)).graph
-    products.inductor_pass()(graph)
+    products.rewrite_products(graph)
     graph.lint()
     readers = graph.find_nodes(op="call_function", target=torch.ops.aten.sigmoid.default)
     readers += graph.find_nodes(op="call_function", target=torch.ops.aten.exp.default)
@@ -90,7 +91,7 @@ def test_silu_of_a_product(k):
         return y / (1 + y.neg().exp())
 
     graph = make_fx(silu, tracing_mode="fake")(torch.ones(70, k), torch.ones(k, 40), torch.ones(40)).graph
-    products.inductor_pass()(graph)
+    products.rewrite_products(graph)
     graph.lint()
     called = [node.target for node in graph.nodes if node.op == "call_function"]
     assert called.count(torch.ops.aten.sigmoid.default) == 1

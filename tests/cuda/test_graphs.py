@@ -54,7 +54,7 @@ def test_graphs_are_asked_for_on_an_accelerator(monkeypatch, options, expected):
     asked = []
     function = CUDALangevinDynamics(network()).compile(**options).compiled.function
     monkeypatch.setattr(torch, "compile", lambda fn, **o: asked.append(o) or fn)
-    function._compile(torch.device("cuda"), differentiated=False)
+    function._compile(torch.device("cuda"), differentiated=False, small=True)
     assert asked[0].get("options") == expected
     assert asked[0]["fullgraph"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checks import integer
 from .model import BaseModel
-from .products import inductor_pass
+from .rewriting import inductor_pass
 from .sampler import BaseSampler
 from .shapes import select
 from .target import Target
@@ -25,10 +25,16 @@ _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks,
 _FEW, _FEW_FOR_NETWORKS = 2048, 64
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
-# again; these make it write intermediate results down. Measured on CPUs, as is the number of values that a result may
-# read before it is written down: fewer where the gradient is differentiated, as of networks.
-_CPU_OPTIONS = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
-_READS, _READS_IF_DIFFERENTIATED = 4, 2
+# again; these make it write intermediate results down. Measured on CPUs, as are those for closed forms and for what is
+# differentiated, such as networks.
+_CPU_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
+_CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}
+_DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
+
+# Numbers of all chains, and products of chains with numbers of the model, up to which a closed form is evaluated by one
+# thread. OpenMP's other threads would wait busily while noise is drawn, which slows it down wherever two processors are
+# threads of one core.
+_FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
@@ -67,8 +73,8 @@ class Specialised:
                 self._last = compiled
                 with contextlib.suppress(torch._dynamo.exc.FailOnRecompileLimitHit):
                     return compiled(target, *arguments)
-            device = next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)).device
-            compiled = self._compile(device, differentiated)
+            x = next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor))
+            compiled = self._compile(x.device, differentiated, _is_small(target, x))
             began = time.perf_counter()
             result = compiled(target, *arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -83,15 +89,17 @@ class Specialised:
         assert self._last is not None
         return self._last
 
-    def _compile(self, device: torch.device, differentiated: bool) -> Any:
+    def _compile(self, device: torch.device, differentiated: bool, small: bool) -> Any:
         """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes, or of settings
         of the model or the sampler that are Python's numbers."""
         own = FunctionType(self.function.__code__.replace(), self.function.__globals__, self.function.__name__, None,
                            self.function.__closure__)  # fmt: skip
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
-            reads = _READS_IF_DIFFERENTIATED if differentiated else _READS
-            ours = {**_CPU_OPTIONS, "realize_acc_reads_threshold": reads, "post_grad_custom_pre_pass": inductor_pass()}
+            ours = _CPU_OPTIONS | (_DIFFERENTIATED if differentiated else _CLOSED_FORM)
+            ours["post_grad_custom_pre_pass"] = inductor_pass()
+            if small and not differentiated:
+                ours["cpp.threads"] = 1
             known = torch._inductor.list_options()
             options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
                 "options", {}
@@ -327,6 +335,13 @@ class _CompiledTarget(Target):
 def _is_differentiated(model: BaseModel) -> bool:
     """Whether a model has no gradient in closed form, as networks have none."""
     return type(model).gradient is BaseModel.gradient
+
+
+def _is_small(target: Target, x: Tensor) -> bool:
+    """Whether a closed form takes one thread less time than several would take to agree."""
+    given = [leaf for leaf in _leaves(target.model_kwargs) if isinstance(leaf, Tensor)]
+    held = sum(tensor.numel() for tensor in (*target.model.parameters(), *target.model.buffers(), *given))
+    return x.numel() <= _FEW_FOR_THREADS and len(x) * held <= _LITTLE_FOR_THREADS
 
 
 def _owning(function: Callable) -> Callable:

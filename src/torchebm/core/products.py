@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-__all__ = ["inductor_pass"]
+from .nodes import call
+
+__all__ = ["rewrite_products", "settings"]
 
 _SMALLEST = 32  # of the inner and the last dimension; below it a product is not worth a detour
 _THIN = 4  # of either; up to it a product is a sum
@@ -45,28 +47,21 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], x.shape[0])
 
 
-def inductor_pass() -> Any | None:
-    """A pass over the graph, for Inductor's options; `None` where PyTorch takes none."""
-    try:
-        from torch._inductor.custom_graph_pass import CustomGraphPass
-    except ImportError:
-        return None
+def rewrite_products(graph: Graph) -> None:
+    """Puts what is faster in the place of the matrix products of a graph, and of SiLU, which stands between them."""
+    packed: dict[Node, Node] = {}
+    # before the products, while all that reads x reads one x
+    for node in graph.find_nodes(op="call_function", target=_aten.div.Tensor):
+        _rewrite_silu(graph, node)
+    for target in (_aten.mm.default, _aten.addmm.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            if not node.kwargs:
+                _rewrite_product(graph, node, packed)
 
-    class Products(CustomGraphPass):
-        def __call__(self, graph: Graph) -> None:
-            packed: dict[Node, Node] = {}
-            # before the products, while all that reads x reads one x
-            for node in graph.find_nodes(op="call_function", target=_aten.div.Tensor):
-                _rewrite_silu(graph, node)
-            for target in (_aten.mm.default, _aten.addmm.default):
-                for node in graph.find_nodes(op="call_function", target=target):
-                    if not node.kwargs:
-                        _rewrite_product(graph, node, packed)
 
-        def uuid(self) -> str:  # part of the key under which compiled code is kept
-            return f"torchebm products 7 {_SMALLEST} {_THIN} {_is_faster()}"
-
-    return Products()
+def settings() -> str:
+    """What the result of rewriting depends on, beside the graph."""
+    return f"{_SMALLEST} {_THIN} {_is_faster()}"
 
 
 def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None:
@@ -81,15 +76,15 @@ def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None
             _replace(graph, node, lambda: _plus(graph, _sum_of_terms(graph, a, b, n_terms), bias))
             return
         if n_columns <= _THIN:
-            b = _packed(graph, _call(graph, _aten.permute.default, (b, [1, 0])), packed, n_rows)
+            b = _packed(graph, call(graph, _aten.permute.default, b, [1, 0]), packed, n_rows)
             new = _columns(graph, a, b, n_columns)
         elif n_rows == 1:
             new = _row(graph, a, b)
         elif min(n_rows, n_terms, n_columns) >= _SMALLEST and left.dtype == torch.float32 and _is_faster():
-            weight = _call(graph, _aten.permute.default, (b, [1, 0]))
-            new = _call(graph, torch.ops.torchebm.linear.default, (a, weight))
+            weight = call(graph, _aten.permute.default, b, [1, 0])
+            new = call(graph, torch.ops.torchebm.linear.default, a, weight)
         elif bias:
-            new = _call(graph, _aten.mm.default, (a, b))
+            new = call(graph, _aten.mm.default, a, b)
         else:
             return
         _replace(graph, node, lambda: _plus(graph, new, bias))
@@ -108,15 +103,15 @@ def _replace(graph: Graph, node: Node, make: Callable[[], Node]) -> None:
 
 
 def _plus(graph: Graph, product: Node, bias: list[Any]) -> Node:
-    return _call(graph, _aten.add.Tensor, (product, *bias)) if bias else product
+    return call(graph, _aten.add.Tensor, product, *bias) if bias else product
 
 
 def _sum_of_terms(graph: Graph, a: Any, b: Any, n: int) -> Node:
     """A product over few terms: column k times row k."""
     total = None
     for k in range(n):
-        term = _call(graph, _aten.mul.Tensor, (_slice(graph, a, 1, k), _slice(graph, b, 0, k)))
-        total = term if total is None else _call(graph, _aten.add.Tensor, (total, term))
+        term = call(graph, _aten.mul.Tensor, _slice(graph, a, 1, k), _slice(graph, b, 0, k))
+        total = term if total is None else call(graph, _aten.add.Tensor, total, term)
     assert total is not None
     return total
 
@@ -125,9 +120,9 @@ def _columns(graph: Graph, a: Any, b: Any, n: int) -> Node:
     """A product with few columns, the rows of b: each a sum over a row's terms."""
     columns = []
     for k in range(n):
-        terms = _call(graph, _aten.mul.Tensor, (a, _slice(graph, b, 0, k)))
-        columns.append(_call(graph, _aten.sum.dim_IntList, (terms, [1], True)))
-    return columns[0] if n == 1 else _call(graph, _aten.cat.default, (columns, 1))
+        terms = call(graph, _aten.mul.Tensor, a, _slice(graph, b, 0, k))
+        columns.append(call(graph, _aten.sum.dim_IntList, terms, [1], True))
+    return columns[0] if n == 1 else call(graph, _aten.cat.default, columns, 1)
 
 
 def _packed(graph: Graph, b: Any, packed: dict[Node, Node], n_rows: int) -> Any:
@@ -139,18 +134,18 @@ def _packed(graph: Graph, b: Any, packed: dict[Node, Node], n_rows: int) -> Any:
         return b
     if source not in packed:
         with graph.inserting_after(source):
-            packed[source] = _call(graph, torch.ops.torchebm.transposed.default, (source,))
+            packed[source] = call(graph, torch.ops.torchebm.transposed.default, source)
     return packed[source]
 
 
 def _row(graph: Graph, a: Any, b: Any) -> Node:
     """A product with one row."""
-    terms = _call(graph, _aten.mul.Tensor, (_call(graph, _aten.permute.default, (a, [1, 0])), b))
-    return _call(graph, _aten.sum.dim_IntList, (terms, [0], True))
+    terms = call(graph, _aten.mul.Tensor, call(graph, _aten.permute.default, a, [1, 0]), b)
+    return call(graph, _aten.sum.dim_IntList, terms, [0], True)
 
 
 def _slice(graph: Graph, a: Any, dim: int, k: int) -> Node:
-    return _call(graph, _aten.slice.Tensor, (a, dim, k, k + 1))
+    return call(graph, _aten.slice.Tensor, a, dim, k, k + 1)
 
 
 def _rewrite_silu(graph: Graph, node: Node) -> None:
@@ -160,20 +155,13 @@ def _rewrite_silu(graph: Graph, node: Node) -> None:
     if _argument(_argument(exp, _aten.exp.default), _aten.neg.default) is not x:
         return
     with graph.inserting_before(node):
-        new = _call(graph, _aten.mul.Tensor, (x, _call(graph, _aten.sigmoid.default, (x,))))
+        new = call(graph, _aten.mul.Tensor, x, call(graph, _aten.sigmoid.default, x))
     node.replace_all_uses_with(new)
     chain: tuple[Any, ...] = (node, below, exp, exp.args[0])
     for dead in chain:  # else each of these, which read x, would get a product of its own
         if dead.users:
             break
         graph.erase_node(dead)
-
-
-def _call(graph: Graph, target: Any, arguments: tuple[Any, ...]) -> Node:
-    """A new node that knows, as the others do, what its value looks like."""
-    node = graph.call_function(target, arguments)
-    node.meta["val"] = target(*torch.fx.map_arg(arguments, lambda argument: argument.meta["val"]))
-    return node
 
 
 def _argument(node: Any, target: Any, *others: Any) -> Any:

@@ -18,8 +18,8 @@ class GraphedBlocks(CompiledBlocks):
 
 
 class _Graphed(Specialised):
-    def _compile(self, device: torch.device, differentiated: bool) -> Any:
+    def _compile(self, device: torch.device, differentiated: bool, small: bool) -> Any:
         ours = device.type == "cuda" and "mode" not in self.options
         if ours and self.options.get("backend", "inductor") == "inductor":
             self.options["options"] = {"triton.cudagraphs": True, **self.options.get("options", {})}
-        return super()._compile(device, differentiated)
+        return super()._compile(device, differentiated, small)
