@@ -21,6 +21,7 @@ PEERS = HERE / ".venv-peers" / "bin" / "python"
 LEAST = 32  # transitions, or updates, in one measurement; shorter runs are compiled in shorter blocks
 MOST = 1 << 16
 FEWEST = 5  # rounds, however long they take
+REST = 0.03  # seconds before a measurement: threads of the contender before spin for some 10 ms when their work is done
 
 
 class ContenderError(RuntimeError):
@@ -80,7 +81,7 @@ def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: floa
 
     Each runs as many steps as take it about `seconds`, so that what one call costs beside its steps is no part of it.
     What that is for the shortest run is measured as well. There are `rounds` rounds,
-    but no more than `FEWEST` once they have taken `longest` seconds.
+    but no more than `FEWEST` once they have taken `longest` seconds; in them everyone begins on a machine at rest.
     """
     row: dict[str, Any] = {
         "cell": str(cell),
@@ -98,13 +99,16 @@ def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: floa
             row["prepared_s"][contender.name] = answer["seconds"]
             row["call_us"][contender.name] = min(contender.ask(n_steps=LEAST)["seconds"] for _ in range(3)) * 1e6
             row["n_steps"][contender.name] = calibrated(contender, seconds)
-    began = time.perf_counter()
+    spent = 0.0
     for done in range(rounds):
-        if done >= FEWEST and time.perf_counter() - began > longest:
+        if done >= FEWEST and spent > longest:
             break
         for contender in known:
             n = row["n_steps"][contender.name]
-            row["us"].setdefault(contender.name, []).append(contender.ask(n_steps=n)["seconds"] / n * 1e6)
+            time.sleep(REST)
+            took = contender.ask(n_steps=n)["seconds"]
+            row["us"].setdefault(contender.name, []).append(took / n * 1e6)
+            spent += took
     return row
 
 
