@@ -108,6 +108,30 @@ def test_few_chains_and_many_coordinates_are_left(shape):
     assert [node.name for node in module.graph.nodes] == before
 
 
+def test_points_that_are_matrices(generator):
+    x = torch.randn(N, 2, 2, generator=generator)
+
+    def both(x):
+        return x * x.sum(2, keepdim=True) + x[:, 1, None, :]
+
+    module = traced(both, x)
+    assert take_apart(module.graph)
+    module.recompile()
+    torch.testing.assert_close(module(x), both(x))
+
+
+def test_some_of_many_numbers_of_a_chain_are_left(generator):
+    x = torch.randn(N, N, 2, generator=generator)  # whose second dimension could be mistaken for chains
+
+    def some(x):
+        return x[:, 1] + x[:, 2].sum(1, keepdim=True)
+
+    module = traced(some, x)
+    assert not take_apart(module.graph)
+    module.recompile()
+    torch.testing.assert_close(module(x), some(x))
+
+
 def test_large_graphs_are_left():
     def long(x):
         for _ in range(_LARGEST // 3 + 1):

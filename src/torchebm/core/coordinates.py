@@ -156,8 +156,6 @@ class _Apart:
         """What an operation reads of an argument, for a result `[chain, *shape]`."""
         if self.has(argument):
             parts = self.parts[argument]
-            if parts.ndim != len(shape):
-                raise _MixedError
         elif shape_of(argument):
             parts = self.numbers(argument)
             if parts.ndim > len(shape):  # one for all chains
