@@ -31,9 +31,8 @@ _CPU_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8, "realize_reads_t
 _CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}
 _DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
 
-# Numbers of all chains, and products of chains with numbers of the model, up to which a closed form is evaluated by one
-# thread. OpenMP's other threads would wait busily while noise is drawn, which slows it down wherever two processors are
-# threads of one core.
+# Numbers of all chains, and chains times numbers of the model, up to which a closed form has one thread. Others would
+# wait busily while noise is drawn, which slows it down wherever two processors are threads of one core.
 _FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
