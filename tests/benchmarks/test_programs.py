@@ -1,6 +1,7 @@
 """What the benchmarks compute from what they measure; nothing here looks at a clock."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -29,8 +30,11 @@ def test_lengths_are_multiples_that_take_about_as_long_as_asked(program):
     assert rig.next_length(LEAST, 0.0, 0.2) == rig.MOST
 
 
-@pytest.mark.parametrize(("longest", "rounds"), [(math.inf, 7), (0.0, 5)])
-def test_cells_that_take_long_have_the_fewest_rounds(longest, rounds, program, cell):
+@pytest.mark.parametrize(("longest", "rounds"), [(math.inf, 7), (5.5, 6), (0.0, 5)])
+def test_cells_that_take_long_have_fewer_rounds_and_each_begins_at_rest(longest, rounds, program, cell, monkeypatch):
+    rests = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+
     class Steady:
         name = "steady"
 
@@ -40,6 +44,7 @@ def test_cells_that_take_long_have_the_fewest_rounds(longest, rounds, program, c
     rig = program("rig")
     row = rig.measure(cell("langevin", "mlp", 1000, 2), [Steady()], 7, 0.1, longest)
     assert len(row["us"]["steady"]) == rounds
+    assert rests == [rig.REST] * rounds
     assert rig.FEWEST == 5
 
 

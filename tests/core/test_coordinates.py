@@ -33,7 +33,7 @@ TAKEN = {
     "cloned": lambda x: x.clone(memory_format=torch.contiguous_format) * x.sum(1, keepdim=True),
     "squeezed": lambda x: x * x.sum(1, keepdim=True).squeeze(1).unsqueeze(1),
     "bounded by a number of each": lambda x: x.clamp(min=None, max=x.sum(1, keepdim=True)),
-    "written over later": lambda x: torch.ops.aten.copy(x, x.sum(1, keepdim=True), True),
+    "written over without waiting": lambda x: torch.ops.aten.copy(x, x.sum(1, keepdim=True), True),
     "the rest put back": lambda x: torch.ops.aten.slice_scatter(x, x[:, :1] ** 2, 1, 1),
     "written over": lambda x: torch.ops.aten.copy(x, x.sum(1, keepdim=True)),
     "filled": lambda x: torch.full((N, 2), 2.0) + x.sum(1)[:, None],
@@ -141,17 +141,11 @@ def test_large_graphs_are_left():
     assert not take_apart(traced(long, torch.ones(N, 2)).graph)
 
 
-def through_inductor(function, *arguments):
-    torch._dynamo.reset()
-    options = {"post_grad_custom_pre_pass": rewriting.inductor_pass()}
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)(*arguments)
-
-
 @pytest.mark.parametrize(
     "lay", [lambda x: x.T.contiguous().T, lambda x: x.repeat(1, 3)[:, ::3], lambda x: x[:, :1].expand(-1, 2)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_noise_conditions_and_layouts(lay, dtype, rewritten, generator):
+def test_noise_conditions_and_layouts(lay, dtype, rewritten, through_inductor, generator):
     """What a block reads, laid out as it comes; what it gives back more than once, or as it came."""
     x, noise = (torch.randn(*s, 2, generator=generator).to(dtype) for s in ((N,), (N, N)))
     steps, each = torch.rand(N, generator=generator), torch.rand(N, generator=generator) > 0.5
@@ -162,7 +156,7 @@ def test_noise_conditions_and_layouts(lay, dtype, rewritten, generator):
             y = torch.where(each[:, None], y - steps[k].to(dtype) * (y - y.sum(1, keepdim=True)) + noise[k], y)
         return y, x, y, None, y.sum(1), each
 
-    got, expected = (run(lay(x), noise, steps, each) for run in (lambda *a: through_inductor(block, *a), block))
+    got, expected = (run(lay(x), noise, steps, each) for run in (through_inductor(block), block))
     assert rewritten == [True]
     assert got[3] is None
     loose = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
@@ -172,14 +166,14 @@ def test_noise_conditions_and_layouts(lay, dtype, rewritten, generator):
             assert a.stride() == b.stride()
 
 
-def test_an_argument_that_is_written_into(rewritten, generator):
+def test_an_argument_that_is_written_into(rewritten, through_inductor, generator):
     def block(x):
         x.mul_(x.sum(1, keepdim=True))
         return x + x.sum(1, keepdim=True)
 
     x = torch.randn(N, 2, generator=generator)
     expected, got = x.clone(), x.clone()
-    torch.testing.assert_close(through_inductor(block, got), block(expected))
+    torch.testing.assert_close(through_inductor(block)(got), block(expected))
     torch.testing.assert_close(got, expected)
     assert rewritten == [False]
 

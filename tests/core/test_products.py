@@ -6,13 +6,6 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from torchebm.core import products
-from torchebm.core.rewriting import inductor_pass
-
-
-def compiled(function):
-    torch._dynamo.reset()  # it gives up on a function that it has met in eight shapes
-    options = {"post_grad_custom_pre_pass": inductor_pass()}
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
 @pytest.fixture(params=[True, False], ids=["oneDNN", "as PyTorch does"])
@@ -28,30 +21,30 @@ def faster(request, monkeypatch):
     [(70, 1, 3), (70, 4, 40), (70, 5, 40), (70, 40, 33), (3, 64, 64), (70, 40, 2), (70, 40, 1), (1, 40, 50), (1, 2, 3)],
     ids=str,
 )
-def test_products_with_and_without_a_bias(shape, faster, generator):
+def test_products_with_and_without_a_bias(shape, faster, generator, through_inductor):
     m, k, n = shape
     a, b, c = (torch.randn(*s, generator=generator) for s in ((m, k), (k, n), (n,)))
 
     def both(a, b, c):
         return a @ b + 1, torch.addmm(c, a, b) * 2, b.T @ a.T, a @ (b.T.contiguous() * 2).T
 
-    for got, expected in zip(compiled(both)(a, b, c), both(a, b, c), strict=True):
+    for got, expected in zip(through_inductor(both)(a, b, c), both(a, b, c), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40, 0, 3), (40, 3, 0), (0, 3, 2)], ids=str)
-def test_products_of_nothing(shape):
+def test_products_of_nothing(shape, through_inductor):
     m, k, n = shape
     a, b = torch.ones(m, k), torch.ones(k, n)
-    torch.testing.assert_close(compiled(torch.mm)(a, b), a @ b)
+    torch.testing.assert_close(through_inductor(torch.mm)(a, b), a @ b)
 
 
-def test_whole_numbers_stay_what_they_are():
+def test_whole_numbers_stay_what_they_are(through_inductor):
     a = torch.arange(80, dtype=torch.int32).reshape(40, 2)
-    torch.testing.assert_close(compiled(torch.mm)(a, a[:2]), a @ a[:2])
+    torch.testing.assert_close(through_inductor(torch.mm)(a, a[:2]), a @ a[:2])
 
 
-def test_a_network_and_its_gradient(faster, generator):
+def test_a_network_and_its_gradient(faster, generator, through_inductor):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
@@ -61,7 +54,7 @@ def test_a_network_and_its_gradient(faster, generator):
     def gradient(x):
         return torch.func.grad(lambda y: network(y).sum())(x)
 
-    torch.testing.assert_close(compiled(gradient)(x), gradient(x), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(through_inductor(gradient)(x), gradient(x), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(70, 2, 40), (70, 40, 40), (70, 40, 2)], ids=str)
@@ -98,13 +91,13 @@ def test_silu_of_a_product(k):
     assert not {torch.ops.aten.div.Tensor, torch.ops.aten.exp.default, torch.ops.aten.neg.default} & set(called)
 
 
-def test_what_looks_like_silu_but_is_not(generator):
+def test_what_looks_like_silu_but_is_not(generator, through_inductor):
     x, y = (torch.randn(5, 6, generator=generator) for _ in range(2))
 
     def quotients(x, y):
         return x / ((-x).exp() + 1), y / ((-x).exp() + 1), x / ((-x).exp() + 2), x / (x.exp() + 1), x / (x + 1)
 
-    for got, expected in zip(compiled(quotients)(x, y), quotients(x, y), strict=True):
+    for got, expected in zip(through_inductor(quotients)(x, y), quotients(x, y), strict=True):
         torch.testing.assert_close(got, expected)
 
 

@@ -60,8 +60,8 @@ def rewrite_products(graph: Graph) -> None:
 
 
 def settings() -> str:
-    """What the result of rewriting depends on, beside the graph."""
-    return f"{_SMALLEST} {_THIN} {_is_faster()}"
+    """What the result of rewriting depends on, beside the graph and this file."""
+    return str(_is_faster())
 
 
 def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None:

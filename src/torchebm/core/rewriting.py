@@ -23,7 +23,7 @@ def inductor_pass() -> Any | None:
                 products.rewrite_products(graph)
 
         def uuid(self) -> bytes:  # part of the key under which compiled code is kept
-            files = tuple(str(module.__file__) for module in (coordinates, nodes, products))
+            files = (__file__, *(str(module.__file__) for module in (coordinates, nodes, products)))
             return get_hash_for_files(files, extra=products.settings())
 
     return Rewriting()
