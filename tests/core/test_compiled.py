@@ -351,7 +351,7 @@ def settings(monkeypatch):
 def test_settings_of_closed_forms_and_of_what_is_differentiated(settings):
     for model, ours, others in (
         (HarmonicModel(), {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}, set()),
-        (Quartic(), {"realize_acc_reads_threshold": 2}, {"max_fusion_size", "cpp.threads"}),
+        (Quartic(), {"realize_acc_reads_threshold": 2}, {"max_fusion_size"}),
     ):
         LangevinDynamics(model).compile(block=2).sample(torch.zeros(4, 2), n_steps=4)
         assert ours.items() <= settings[-1].items()
@@ -360,13 +360,13 @@ def test_settings_of_closed_forms_and_of_what_is_differentiated(settings):
     assert settings[-1]["realize_acc_reads_threshold"] == 7
 
 
+@pytest.mark.parametrize("model", [HarmonicModel(), Quartic()])
 @pytest.mark.parametrize(
     ("n_chains", "dim", "n_data", "threads"),
     [(2048, 2, 0, 1), (2049, 2, 0, None), (64, 2, 500, 1), (64, 2, 600, None)],
 )
-def test_small_closed_forms_have_one_thread(settings, n_chains, dim, n_data, threads):
+def test_small_models_of_few_chains_have_one_thread(settings, model, n_chains, dim, n_data, threads):
     """Few numbers of all chains, and of the model for each of them, data included."""
-    model = HarmonicModel()
     model.register_buffer("data", torch.zeros(2 * n_data))
     LangevinDynamics(model).compile(block=2).sample(torch.zeros(n_chains, dim), n_steps=2)
     assert settings[-1].get("cpp.threads") == threads

@@ -104,3 +104,15 @@ def test_what_looks_like_silu_but_is_not(generator, through_inductor):
 def test_the_choice_is_made_once_and_is_a_choice():
     assert products._is_faster() in (True, False)
     assert products._is_faster() is products._is_faster()
+
+
+@pytest.mark.parametrize(("ours", "faster"), [(2.0, True), (3.0, False)])
+def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, faster):
+    def seconds(function):
+        took = ours if "_linear" in function.__code__.co_names else 4.0
+        return took * next(slow)  # what else is running slows down the two alike
+
+    slow = (factor for k in range(products._PAIRS) for factor in [1.0 + k % 3] * 2)
+    monkeypatch.setattr(products, "_seconds", seconds)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert products._is_faster.__wrapped__() is faster

@@ -31,8 +31,8 @@ _CPU_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8, "realize_reads_t
 _CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}
 _DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
 
-# Numbers of all chains, and chains times numbers of the model, up to which a closed form has one thread. Others would
-# wait busily while noise is drawn, which slows it down wherever two processors are threads of one core.
+# Numbers of all chains, and chains times numbers of the model, up to which a block has one thread. Others would wait
+# busily while noise is drawn, which slows it down wherever two processors are threads of one core.
 _FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
@@ -97,7 +97,7 @@ class Specialised:
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
             ours = _CPU_OPTIONS | (_DIFFERENTIATED if differentiated else _CLOSED_FORM)
             ours["post_grad_custom_pre_pass"] = inductor_pass()
-            if small and not differentiated:
+            if small:
                 ours["cpp.threads"] = 1
             known = torch._inductor.list_options()
             options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
@@ -337,7 +337,7 @@ def _is_differentiated(model: BaseModel) -> bool:
 
 
 def _is_small(target: Target, x: Tensor) -> bool:
-    """Whether a closed form takes one thread less time than several would take to agree."""
+    """Whether a step takes one thread less time than several would take to agree."""
     given = [leaf for leaf in _leaves(target.model_kwargs) if isinstance(leaf, Tensor)]
     held = sum(tensor.numel() for tensor in (*target.model.parameters(), *target.model.buffers(), *given))
     return x.numel() <= _FEW_FOR_THREADS and len(x) * held <= _LITTLE_FOR_THREADS
