@@ -1,6 +1,8 @@
 """Blocks of transitions, compiled: the same kernels, with randomness, schedules, conditions and weights as inputs."""
 
 import contextlib
+import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
@@ -34,6 +36,10 @@ _DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
 # Numbers of all chains, and chains times numbers of the model, up to which a block has one thread. Others would wait
 # busily while noise is drawn, which slows it down wherever two processors are threads of one core.
 _FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
+
+# Before it first compiles, Inductor compiles and loads a trial for each set of instructions that the processor has: 8 to
+# 12 s. Compilers that PyTorch's headers admit have them all on these machines; one that had not would say so.
+_HAS_VECTORS = sys.platform == "linux" and platform.machine() == "x86_64"
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
@@ -100,6 +106,8 @@ class Specialised:
             if small:
                 ours["cpp.threads"] = 1
             known = torch._inductor.list_options()
+            if _HAS_VECTORS and torch._inductor.config.cpp.vec_isa_ok is None:
+                ours["cpp.vec_isa_ok"] = True
             options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
                 "options", {}
             )
