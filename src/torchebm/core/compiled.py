@@ -37,8 +37,8 @@ _DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
 # busily while noise is drawn, which slows it down wherever two processors are threads of one core.
 _FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
 
-# Before it first compiles, Inductor compiles and loads a trial for each set of instructions that the processor has: 8 to
-# 12 s. Compilers that PyTorch's headers admit have them all on these machines; one that had not would say so.
+# Before it first compiles, Inductor compiles and loads a trial for each set of instructions that the processor has, in
+# 8 to 12 s. Compilers that PyTorch's headers admit have them all on these machines; one that had not would say so.
 _HAS_VECTORS = sys.platform == "linux" and platform.machine() == "x86_64"
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
