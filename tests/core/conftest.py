@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchebm.core.rewriting import inductor_pass
+from torchebm.core.inductor import inductor_pass
 
 
 @pytest.fixture

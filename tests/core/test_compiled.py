@@ -383,7 +383,7 @@ def test_threads_of_the_users_choice(settings):
 def test_no_trial_of_instructions_where_compilers_have_them(
     settings, monkeypatch, has_vectors, set_by_the_user, expected
 ):
-    monkeypatch.setattr("torchebm.core.compiled._HAS_VECTORS", has_vectors)
+    monkeypatch.setattr("torchebm.core.inductor._HAS_VECTORS", has_vectors)
     with torch._inductor.config.patch({"cpp.vec_isa_ok": set_by_the_user}):
         LangevinDynamics(HarmonicModel()).compile(block=2).sample(torch.zeros(4, 2), n_steps=4)
     assert settings[-1].get("cpp.vec_isa_ok") is expected

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from torchebm.core import DoubleWellModel, GaussianModel, rewriting
+from torchebm.core import DoubleWellModel, GaussianModel, inductor
 from torchebm.core.coordinates import _LARGEST, take_apart
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics, MetropolisAdjustedLangevin
 
@@ -69,8 +69,8 @@ def traced(function, x):
 def rewritten(monkeypatch):
     """Whether each graph that was compiled was taken apart."""
     answers = []
-    monkeypatch.setattr(rewriting.products, "settings", lambda: uuid.uuid4().hex)  # nothing from a cache
-    monkeypatch.setattr(rewriting, "take_apart", lambda graph: answers.append(take_apart(graph)) or answers[-1])
+    monkeypatch.setattr(inductor.products, "settings", lambda: uuid.uuid4().hex)  # nothing from a cache
+    monkeypatch.setattr(inductor, "take_apart", lambda graph: answers.append(take_apart(graph)) or answers[-1])
     return answers
 
 

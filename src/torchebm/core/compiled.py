@@ -1,8 +1,6 @@
 """Blocks of transitions, compiled: the same kernels, with randomness, schedules, conditions and weights as inputs."""
 
 import contextlib
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
@@ -13,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import integer
+from .inductor import cpu_settings
 from .model import BaseModel
-from .rewriting import inductor_pass
 from .sampler import BaseSampler
 from .shapes import select
 from .target import Target
@@ -26,20 +24,9 @@ _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks,
 # Numbers that one step draws: below it calling a block is much of its time, and blocks are longer.
 _FEW, _FEW_FOR_NETWORKS = 2048, 64
 
-# Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
-# again; these make it write intermediate results down. Measured on CPUs, as are those for closed forms and for what is
-# differentiated, such as networks.
-_CPU_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
-_CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}
-_DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
-
 # Numbers of all chains, and chains times numbers of the model, up to which a block has one thread. Others would wait
 # busily while noise is drawn, which slows it down wherever two processors are threads of one core.
 _FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
-
-# Before it first compiles, Inductor compiles and loads a trial for each set of instructions that the processor has, in
-# 8 to 12 s. Compilers that PyTorch's headers admit have them all on these machines; one that had not would say so.
-_HAS_VECTORS = sys.platform == "linux" and platform.machine() == "x86_64"
 
 _GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
@@ -101,16 +88,7 @@ class Specialised:
                            self.function.__closure__)  # fmt: skip
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
-            ours = _CPU_OPTIONS | (_DIFFERENTIATED if differentiated else _CLOSED_FORM)
-            ours["post_grad_custom_pre_pass"] = inductor_pass()
-            if small:
-                ours["cpp.threads"] = 1
-            known = torch._inductor.list_options()
-            if _HAS_VECTORS and torch._inductor.config.cpp.vec_isa_ok is None:
-                ours["cpp.vec_isa_ok"] = True
-            options["options"] = {name: value for name, value in ours.items() if name in known} | options.get(
-                "options", {}
-            )
+            options["options"] = cpu_settings(differentiated, small) | options.get("options", {})
         compiled = torch.compile(own, **options)
         graphs = options.get("mode") in _GRAPHED or options.get("options", {}).get("triton.cudagraphs")
         return _owning(compiled) if graphs else compiled
