@@ -106,13 +106,14 @@ def test_the_choice_is_made_once_and_is_a_choice():
     assert products._is_faster() is products._is_faster()
 
 
-@pytest.mark.parametrize(("ours", "faster"), [(2.0, True), (3.0, False)])
-def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, faster):
+@pytest.mark.parametrize(("ours", "faster", "first"), [(2.0, True, 100.0), (3.0, False, 0.1)])
+def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, faster, first):
     def seconds(function):
-        took = ours if "_linear" in function.__code__.co_names else 4.0
-        return took * next(slow)  # what else is running slows down the two alike
+        factor, took = next(slow), ours if "_linear" in function.__code__.co_names else 4.0
+        return took * factor
 
-    slow = (factor for k in range(products._PAIRS) for factor in [1.0 + k % 3] * 2)
+    # what else is running slows down the two alike, but for the first pair
+    slow = iter([first, 1.0, *(1.0 + k // 2 % 3 for k in range(2 * products._PAIRS - 2))])
     monkeypatch.setattr(products, "_seconds", seconds)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert products._is_faster.__wrapped__() is faster
