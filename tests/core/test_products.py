@@ -12,7 +12,7 @@ from torchebm.core import products
 def faster(request, monkeypatch):
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch has no oneDNN")
-    monkeypatch.setattr(products, "_is_faster", lambda: request.param)
+    monkeypatch.setattr(products, "_is_faster", lambda n_rows, share: request.param)
     return request.param
 
 
@@ -102,12 +102,16 @@ def test_what_looks_like_silu_but_is_not(generator, through_inductor):
 
 
 def test_the_choice_is_made_once_and_is_a_choice():
-    assert products._is_faster() in (True, False)
-    assert products._is_faster() is products._is_faster()
+    for case in (products._SMALL_CASE, products._LARGE_CASE):
+        assert products._is_faster(*case) in (True, False)
+        assert products._is_faster(*case) is products._is_faster(*case)
 
 
-@pytest.mark.parametrize(("ours", "faster", "first"), [(2.0, True, 100.0), (3.0, False, 0.1)])
-def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, faster, first):
+@pytest.mark.parametrize(
+    ("ours", "share", "faster", "first"),
+    [(2.0, 0.6, True, 100.0), (3.0, 0.6, False, 0.1), (3.0, 0.95, True, 100.0), (4.0, 0.95, False, 0.1)],
+)
+def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, share, faster, first):
     def seconds(function):
         factor, took = next(slow), ours if "_linear" in function.__code__.co_names else 4.0
         return took * factor
@@ -116,4 +120,31 @@ def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, faster, 
     slow = iter([first, 1.0, *(1.0 + k // 2 % 3 for k in range(2 * products._PAIRS - 2))])
     monkeypatch.setattr(products, "_seconds", seconds)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert products._is_faster.__wrapped__() is faster
+    assert products._is_faster.__wrapped__(512, share) is faster
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked"),
+    [
+        ((2048, 128, 32), products._LARGE_CASE),
+        ((2048, 32, 128), products._LARGE_CASE),
+        ((2047, 128, 128), products._SMALL_CASE),
+        ((1 << 20, 31, 128), None),
+    ],
+    ids=str,
+)
+def test_large_products_are_chosen_for_by_large_products(monkeypatch, shape, asked):
+    cases = []
+    monkeypatch.setattr(products, "_is_faster", lambda *case: cases.append(case) or True)
+    assert products._is_for_onednn(*shape) is (asked is not None)
+    assert cases == ([] if asked is None else [asked])
+
+
+def test_the_key_of_compiled_code_tells_both_choices(monkeypatch):
+    keys = set()
+    for small in (True, False):
+        for large in (True, False):
+            chosen = {products._SMALL_CASE: small, products._LARGE_CASE: large}
+            monkeypatch.setattr(products, "_is_faster", lambda *case, chosen=chosen: chosen[case])
+            keys.add(products.settings())
+    assert len(keys) == 4

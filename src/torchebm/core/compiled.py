@@ -21,8 +21,9 @@ __all__ = ["Compilable", "CompilationError", "CompiledBlocks", "CompiledEnergy"]
 
 _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks, which cost them little
 
-# Numbers that one step draws: below it calling a block is much of its time, and blocks are longer.
-_FEW, _FEW_FOR_NETWORKS = 2048, 64
+# Numbers that one step draws: with few, calling a block is much of its time, and blocks are longer; with many it is
+# nothing beside them, and shorter blocks compile sooner.
+_FEW, _FEW_FOR_NETWORKS, _MANY = 2048, 64, 1 << 16
 
 # Numbers of all chains, and chains times numbers of the model, up to which a block has one thread. Others would wait
 # busily while noise is drawn, which slows it down wherever two processors are threads of one core.
@@ -193,6 +194,8 @@ class CompiledBlocks:
         n: int = self.sampler.steps_per_block
         if _is_differentiated(self.sampler.model.coordinates()[0]):
             return max(1, n // (2 if n_numbers < _FEW_FOR_NETWORKS else 4))
+        if n_numbers > _MANY:
+            return max(1, n // 2)
         return 2 * n if n_numbers < _FEW else n
 
     def wrap(self, target: Target) -> Target:

@@ -24,10 +24,13 @@ _SMALLEST = 32  # of the inner and the last dimension; below it a product is not
 _THIN = 4  # of either; up to it a product is a sum
 _aten = torch.ops.aten
 
-_PAIRS = 25  # of measurements
-# Of MKL's time, what oneDNN must stay below. With units of full width for AVX-512 it takes less than half; with half of
-# it, as on Zen 4, the two are about level by themselves, and MKL is up to 1.8 x faster within blocks.
-_CLEARLY = 0.6
+_PAIRS = 15  # of measurements
+_LARGE = 1 << 18  # numbers of a matrix, which do not fit into caches with those before and after it
+
+# Rows of the products that are measured, and of MKL's time, what oneDNN must stay below. With units of full width for
+# AVX-512 it takes less than half. With half of it, as on Zen 4, the two are about level by themselves, and MKL is up to
+# 1.8 x faster within blocks, but for large products, which oneDNN makes in 0.6 to 0.9 of the time.
+_SMALL_CASE, _LARGE_CASE = (512, 0.6), (8192, 0.95)
 
 # Without the layer of `torch.library.custom_op`, which takes as long as a product of small matrices.
 _library = torch.library.Library("torchebm", "DEF")
@@ -67,7 +70,7 @@ def rewrite_products(graph: Graph) -> None:
 
 def settings() -> str:
     """What the result of rewriting depends on, beside the graph and this file."""
-    return str(_is_faster())
+    return str((_is_faster(*_SMALL_CASE), _is_faster(*_LARGE_CASE)))
 
 
 def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None:
@@ -86,7 +89,7 @@ def _rewrite_product(graph: Graph, node: Node, packed: dict[Node, Node]) -> None
             new = _columns(graph, a, b, n_columns)
         elif n_rows == 1:
             new = _row(graph, a, b)
-        elif min(n_rows, n_terms, n_columns) >= _SMALLEST and left.dtype == torch.float32 and _is_faster():
+        elif left.dtype == torch.float32 and _is_for_onednn(n_rows, n_terms, n_columns):
             weight = call(graph, _aten.permute.default, b, [1, 0])
             new = call(graph, torch.ops.torchebm.linear.default, a, weight)
         elif bias:
@@ -176,12 +179,21 @@ def _argument(node: Any, target: Any, *others: Any) -> Any:
     return node.args[0] if matches else None
 
 
+def _is_for_onednn(n_rows: int, n_terms: int, n_columns: int) -> bool:
+    if min(n_rows, n_terms, n_columns) < _SMALLEST:
+        return False
+    return _is_faster(*_LARGE_CASE if n_rows * max(n_terms, n_columns) >= _LARGE else _SMALL_CASE)
+
+
 @functools.cache
-def _is_faster() -> bool:
-    """Measured once in a process, in some milliseconds: the two by turns, so that both meet what else is running."""
+def _is_faster(n_rows: int, share: float) -> bool:
+    """Whether oneDNN takes less than that share of MKL's time, for products of so many rows.
+
+    Measured once in a process, in a tenth of a second: the two by turns, so that both meet what else is running.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
-    a, b = torch.ones(512, 128), torch.ones(128, 128)
+    a, b = torch.ones(n_rows, 128), torch.ones(128, 128)
     ratios = []
     try:
         for _ in range(_PAIRS):
@@ -189,7 +201,7 @@ def _is_faster() -> bool:
             ratios.append(ours / _seconds(lambda: nn.functional.linear(a, b)))
     except (AttributeError, RuntimeError):  # an operator that is PyTorch's own affair may go as it came
         return False
-    return statistics.median(ratios) < _CLEARLY
+    return statistics.median(ratios) < share
 
 
 def _seconds(function: Any) -> float:
