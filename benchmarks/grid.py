@@ -228,8 +228,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True,
                         help="beside what the machine could do at best")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=40, help="at most: five where they take long")
-    parser.add_argument("--seconds", type=float, default=0.05, help="about how long one measurement takes")
+    parser.add_argument("--rounds", type=int, default=30, help="at most: five where they take long")
+    parser.add_argument("--seconds", type=float, default=0.1, help="about how long one measurement takes")
     parser.add_argument("--contenders", default="eager,compiled,blackjax,ebmkit,plain")
     parser.add_argument("--only", default="", help="cells whose name contains this; the table on record stays as it is")
     arguments = parser.parse_args()

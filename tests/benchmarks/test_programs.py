@@ -48,6 +48,26 @@ def test_cells_that_take_long_have_fewer_rounds_and_each_begins_at_rest(longest,
     assert rig.FEWEST == 5
 
 
+@pytest.mark.parametrize(("took", "untimed"), [(1e-4, 3), (1.0, 0)])
+def test_short_runs_are_timed_after_one_that_is_not(took, untimed, program, cell, monkeypatch):
+    asked = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: asked.append("rest"))
+
+    class Steady:
+        name = "steady"
+
+        def ask(self, **request):
+            asked.append(request["n_steps"])
+            return {"seconds": took * request["n_steps"], "known": True}
+
+    rig = program("rig")
+    row = rig.measure(cell("langevin", "mlp", 1000, 2), [Steady()], 3, 0.1)
+    n = row["n_steps"]["steady"]
+    assert n == (1024 if untimed else LEAST)
+    assert asked[asked.index("rest") :] == ["rest", *([LEAST] if untimed else []), n] * 3
+    assert row["us"]["steady"] == pytest.approx([took * 1e6] * 3)
+
+
 def test_figures_in_tables(program):
     rig = program("rig")
     assert [rig.short(x) for x in (12345.6, 99.94, 0.01234, math.nan)] == ["12,346", "99.9", "0.0123", "-"]
