@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from torchebm.core import BaseModel, HarmonicModel, LinearScheduler, SamplingDivergenceWarning, Target
-from torchebm.core.compiled import CompilationError, CompiledBlocks, CompiledEnergy, fitting, owned
+from torchebm.core.compiled import CompiledBlocks, CompiledEnergy, fitting
+from torchebm.core.specialised import CompilationError, owned
 from torchebm.losses import ContrastiveDivergence
 from torchebm.samplers import (
     HamiltonianMonteCarlo,

@@ -15,7 +15,6 @@ from .analytic import (
     UniformModel,
 )
 from .bijections import Blocks, correlation_matrix, ordered
-from .compiled import CompilationError
 from .composite import MixtureModel, WeightedSum
 from .divergence import SamplingDivergenceWarning
 from .energies import NonFiniteEnergyError
@@ -36,6 +35,7 @@ from .schedulers import (
     TemperatureScheduler,
     WarmupScheduler,
 )
+from .specialised import CompilationError
 from .target import Target
 from .transformed import ConstrainedModel, StandardizedModel, TransformedModel
 

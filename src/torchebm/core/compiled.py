@@ -1,9 +1,6 @@
 """Blocks of transitions, compiled: the same kernels, with randomness, schedules, conditions and weights as inputs."""
 
-import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
 from typing import Any, Self
 
 import torch
@@ -11,100 +8,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import integer
-from .inductor import cpu_settings
-from .model import BaseModel
+from .guards import unguarded
 from .sampler import BaseSampler
 from .shapes import select
+from .specialised import Specialised, is_differentiated
 from .target import Target
 
-__all__ = ["Compilable", "CompilationError", "CompiledBlocks", "CompiledEnergy"]
+__all__ = ["Compilable", "CompiledBlocks", "CompiledEnergy"]
 
 _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks, which cost them little
 
 # Numbers that one step draws: with few, calling a block is much of its time, and blocks are longer; with many it is
 # nothing beside them, and shorter blocks compile sooner.
 _FEW, _FEW_FOR_NETWORKS, _MANY = 2048, 64, 1 << 16
-
-# Numbers of all chains, and chains times numbers of the model, up to which a block has one thread. Others would wait
-# busily while noise is drawn, which slows it down wherever two processors are threads of one core.
-_FEW_FOR_THREADS, _LITTLE_FOR_THREADS = 1 << 12, 1 << 16
-
-_GRAPHED = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
-
-
-class CompilationError(RuntimeError):
-    """A sampler or a model that cannot be compiled, with the line that stands in the way."""
-
-
-class Specialised:
-    """A function of a target and of nested tuples and dicts of tensors, compiled for each combination of shapes.
-
-    What changes in value alone compiles nothing: schedules, temperatures, conditions, weights.
-
-    Args:
-        function: Pure; its first argument is a `Target`.
-        options: For `torch.compile`.
-        what: What it is, for error messages.
-    """
-
-    def __init__(self, function: Any, options: Mapping[str, Any], what: str) -> None:
-        self.function, self.options, self.what = function, dict(options), what
-        if self.options.get("fullgraph") is False:
-            raise ValueError("fullgraph=False would leave parts of a block uncompiled and not say so: leave it out.")
-        torch.compile(lambda: None, **self.options)  # which refuses what it does not know
-        self.seconds = 0.0
-        """What compiling took so far."""
-        self._compiled: dict[Any, Callable] = {}
-        self._last: Callable | None = None
-
-    def __call__(self, target: Target, *arguments: Any) -> Any:
-        differentiated = _is_differentiated(target.model)
-        key = (differentiated, *(type(argument) for argument in arguments), *map(_signature, _leaves(arguments)))
-        compiled = self._compiled.get(key)
-        try:
-            if compiled is not None:
-                self._last = compiled
-                with contextlib.suppress(torch._dynamo.exc.FailOnRecompileLimitHit):
-                    return compiled(target, *arguments)
-            x = next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor))
-            compiled = self._compile(x.device, differentiated, _is_small(target, x))
-            began = time.perf_counter()
-            result = compiled(target, *arguments)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise self._explained(error, target) from error
-        self.seconds += time.perf_counter() - began
-        self._compiled[key] = self._last = compiled
-        return result
-
-    @property
-    def last(self) -> Callable:
-        """What the last call ran, for arguments of the same shapes: finding it takes longer than many a step."""
-        assert self._last is not None
-        return self._last
-
-    def _compile(self, device: torch.device, differentiated: bool, small: bool) -> Any:
-        """A function with a cache of its own: Dynamo gives up on one that has met eight sets of shapes, or of settings
-        of the model or the sampler that are Python's numbers."""
-        own = FunctionType(self.function.__code__.replace(), self.function.__globals__, self.function.__name__, None,
-                           self.function.__closure__)  # fmt: skip
-        options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
-        if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
-            options["options"] = cpu_settings(differentiated, small) | options.get("options", {})
-        compiled = torch.compile(own, **options)
-        graphs = options.get("mode") in _GRAPHED or options.get("options", {}).get("triton.cudagraphs")
-        return _owning(compiled) if graphs else compiled
-
-    def _explained(self, error: Exception, target: Target) -> CompilationError:
-        """The error of a trace, with the line where it stopped."""
-        where = ""
-        with contextlib.suppress(IndexError, TypeError):
-            line = list(getattr(error, "real_stack", []))[-1]
-            where = f" at {line.filename}:{line.lineno}, `{line.line}`"
-        reason = str(error).strip().splitlines()[0]
-        return CompilationError(
-            f"{self.what} on {type(target.model).__name__} cannot be compiled: {reason}{where}. Rewrite that line with "
-            "tensor operations, or sample without compile()."
-        )
 
 
 class CompiledBlocks:
@@ -165,7 +81,10 @@ class CompiledBlocks:
             every = observe is not None
             arguments = state, noise, values, target.model_kwargs, temperature, held, every
             state, seen = function(target, size, *arguments)
-            function = self.function.last
+            if i == 0:
+                function = self.function.last
+            elif i == size:
+                function = unguarded(function)
             if observe is not None:
                 for k, (each, info) in enumerate(seen, i):
                     observe(k, each, info)
@@ -192,7 +111,7 @@ class CompiledBlocks:
         Networks are compiled in shorter blocks: that takes long, and calls cost little beside them.
         """
         n: int = self.sampler.steps_per_block
-        if _is_differentiated(self.sampler.model.coordinates()[0]):
+        if is_differentiated(self.sampler.model.coordinates()[0]):
             return max(1, n // (2 if n_numbers < _FEW_FOR_NETWORKS else 4))
         if n_numbers > _MANY:
             return max(1, n // 2)
@@ -312,50 +231,20 @@ class Compilable(BaseSampler):
 
 
 class _CompiledTarget(Target):
+    """A target for one run, in which nothing else than `x` changes."""
+
     def __init__(self, target: Target, function: Specialised) -> None:
         vars(self).update(vars(target))
         self._plain, self._function = target, function
+        self._asked: dict[Any, Callable] = {}
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._function(self._plain, x, self.model_kwargs)
-
-
-def _is_differentiated(model: BaseModel) -> bool:
-    """Whether a model has no gradient in closed form, as networks have none."""
-    return type(model).gradient is BaseModel.gradient
-
-
-def _is_small(target: Target, x: Tensor) -> bool:
-    """Whether a step takes one thread less time than several would take to agree."""
-    given = [leaf for leaf in _leaves(target.model_kwargs) if isinstance(leaf, Tensor)]
-    held = sum(tensor.numel() for tensor in (*target.model.parameters(), *target.model.buffers(), *given))
-    return x.numel() <= _FEW_FOR_THREADS and len(x) * held <= _LITTLE_FOR_THREADS
-
-
-def _owning(function: Callable) -> Callable:
-    """A function recorded as a graph, with results that are its caller's.
-
-    A graph writes its results where it wrote those of the last call, which are the next one's input.
-    """
-
-    def call(*arguments: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return owned(function(*arguments), {})
-
-    return call
-
-
-def owned(tree: Any, seen: dict[int, Tensor]) -> Any:
-    """Nested tuples and lists with a copy of every tensor; one that is there twice is copied once."""
-    if isinstance(tree, Tensor):
-        if id(tree) not in seen:
-            seen[id(tree)] = tree.clone()
-        return seen[id(tree)]
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(owned(branch, seen) for branch in tree))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(owned(branch, seen) for branch in tree)
-    return tree
+        kind = x.shape, x.stride(), x.dtype
+        if kind in self._asked:
+            return self._asked[kind](self._plain, x, self.model_kwargs)
+        result = self._function(self._plain, x, self.model_kwargs)
+        self._asked[kind] = unguarded(self._function.last)
+        return result
 
 
 def fitting(size: int, n_steps: int) -> int:
@@ -374,16 +263,3 @@ def _column(values: Sequence[float | Tensor], device: torch.device, dtype: torch
     if any(isinstance(value, Tensor) for value in values):
         return torch.stack([torch.as_tensor(value, device=device, dtype=dtype) for value in values])
     return torch.tensor(values, device=device, dtype=dtype)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """Everything in nested tuples, lists and dicts, with the names of the dicts."""
-    if isinstance(tree, (tuple, list)):
-        return [leaf for branch in tree for leaf in _leaves(branch)]
-    if isinstance(tree, dict):
-        return [leaf for item in tree.items() for leaf in _leaves(item)]
-    return [tree]
-
-
-def _signature(leaf: Any) -> Any:
-    return (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf

@@ -135,8 +135,9 @@ class MarkovSampler(Tunable, Compilable):
             generator: Source of all randomness; PyTorch's default if left out.
             temperature: A number, or one a chain.
             parameters: Values of the scheduled parameters, `n_steps` each; those of the schedules if left out.
-            observe: Called after each transition with its index, the state and the info.
-            notice: Called after each transition, or compiled block of them, with their number and the state.
+            observe: Called after each transition with its index, the state and the info; it looks and changes nothing,
+                since a compiled run does not ask again whether sampler and model are as they were.
+            notice: Called after each transition, or compiled block of them, with their number and the state; as above.
             held: `[chain]`, true for chains that stay where they are.
 
         Returns:

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from torchebm.core.compiled import CompiledBlocks, Specialised
+from torchebm.core.compiled import CompiledBlocks
+from torchebm.core.specialised import Specialised
 
 __all__ = ["GraphedBlocks"]
 
