@@ -182,15 +182,13 @@ def test_many_chains_get_shorter_blocks(backend, monkeypatch, seeded):
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
-        (LangevinDynamics(HarmonicModel()), [32, 16, 16, 8]),
+        (LangevinDynamics(HarmonicModel()), [16, 16, 16, 8]),
         (LangevinDynamics(Quartic()), [8, 4, 4, 4]),
-        (HamiltonianMonteCarlo(HarmonicModel(), n_leapfrog_steps=10, path_jitter=0.0), [4, 2, 2, 1]),
+        (HamiltonianMonteCarlo(HarmonicModel(), n_leapfrog_steps=10, path_jitter=0.0), [2, 2, 2, 1]),
         (HamiltonianMonteCarlo(Quartic(), n_leapfrog_steps=30, path_jitter=0.0), [1, 1, 1, 1]),
-        (HamiltonianMonteCarlo(HarmonicModel(), n_leapfrog_steps=30, path_jitter=0.0), [2, 1, 1, 1]),
     ],
 )
-def test_blocks_are_longer_where_calling_them_is_most_of_the_time(sampler, expected, backend, monkeypatch):
-    """And shorter where it is nothing beside the steps."""
+def test_blocks_are_shorter_where_calling_them_is_little_of_the_time(sampler, expected, backend, monkeypatch):
     sizes = []
     monkeypatch.setattr("torchebm.core.compiled.fitting", lambda size, n_steps: sizes.append(size) or 1)
     for n in (2, 4096, 20_000, 50_000):

@@ -8,19 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import integer
-from .guards import unguarded
 from .sampler import BaseSampler
 from .shapes import select
-from .specialised import Specialised, is_differentiated
+from .specialised import Specialised, is_differentiated, unguarded
 from .target import Target
 
 __all__ = ["Compilable", "CompiledBlocks", "CompiledEnergy"]
 
 _MOST_NOISE = 1 << 22  # numbers, for one block: many chains get shorter blocks, which cost them little
 
-# Numbers that one step draws: with few, calling a block is much of its time, and blocks are longer; with many it is
-# nothing beside them, and shorter blocks compile sooner.
-_FEW, _FEW_FOR_NETWORKS, _MANY = 2048, 64, 1 << 16
+# Numbers that one step draws: with few, calling a block is much of a network's time, and blocks are longer; with many
+# it is nothing beside the steps, and shorter blocks compile sooner.
+_FEW, _MANY = 64, 1 << 16
 
 
 class CompiledBlocks:
@@ -112,10 +111,8 @@ class CompiledBlocks:
         """
         n: int = self.sampler.steps_per_block
         if is_differentiated(self.sampler.model.coordinates()[0]):
-            return max(1, n // (2 if n_numbers < _FEW_FOR_NETWORKS else 4))
-        if n_numbers > _MANY:
-            return max(1, n // 2)
-        return 2 * n if n_numbers < _FEW else n
+            return max(1, n // (2 if n_numbers < _FEW else 4))
+        return max(1, n // 2) if n_numbers > _MANY else n
 
     def wrap(self, target: Target) -> Target:
         """The target as it is: it is compiled with the step."""

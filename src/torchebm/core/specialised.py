@@ -13,7 +13,7 @@ from .inductor import cpu_settings
 from .model import BaseModel
 from .target import Target
 
-__all__ = ["CompilationError", "Specialised", "is_differentiated", "owned"]
+__all__ = ["CompilationError", "Specialised", "is_differentiated", "owned", "unguarded"]
 
 # Numbers of all chains, and chains times numbers of the model, up to which a block has one thread. Others would wait
 # busily while noise is drawn, which slows it down wherever two processors are threads of one core.
@@ -95,6 +95,32 @@ class Specialised:
             f"{self.what} on {type(target.model).__name__} cannot be compiled: {reason}{where}. Rewrite that line with "
             "tensor operations, or sample without compile()."
         )
+
+
+def unguarded(compiled: Callable) -> Callable:
+    """What a function of `torch.compile` runs once its guards hold.
+
+    Itself, where that is not one piece of code, or where `torch.compiler.set_stance` tells otherwise.
+
+    Guards ask whether all is as it was when the function was compiled: every weight and attribute that was read, the
+    shapes of arguments, global settings. That takes some 30 microseconds, and several times as long where large
+    products have driven Python's objects out of the caches, which is a tenth of a block of steps of a network.
+
+    Args:
+        compiled: Called in this loop with arguments like those to come; whatever its guards ask for must stay as it is
+            while the result is in use.
+    """
+    try:  # PyTorch's own affairs, which may go as they came
+        from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as entries_of
+        from torch._dynamo.eval_frame import _stance
+    except ImportError:
+        return compiled
+    plain = getattr(compiled, "_torchdynamo_orig_callable", None)
+    if not isinstance(plain, FunctionType) or _stance.stance != "default":
+        return compiled
+    if len(entries := entries_of(plain.__code__)) != 1:
+        return compiled
+    return FunctionType(entries[0].code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
 
 
 def is_differentiated(model: BaseModel) -> bool:

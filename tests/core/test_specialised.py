@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from torchebm.core import BaseModel, HarmonicModel
-from torchebm.core.guards import unguarded
+from torchebm.core.specialised import unguarded
 from torchebm.core.target import Target
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics, MetropolisAdjustedLangevin
 
