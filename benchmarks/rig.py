@@ -80,8 +80,9 @@ def measure(cell: Any, entrants: Sequence[Contender], rounds: int, seconds: floa
     """Microseconds per step of each contender, one figure a round, and what preparing the first run took.
 
     Each runs as many steps as take it about `seconds`, so that what one call costs beside its steps is no part of it.
-    What that is for the shortest run is measured as well. There are `rounds` rounds,
-    but no more than `FEWEST` once they have taken `longest` seconds; in them everyone begins on a machine at rest.
+    What that is for the shortest run is measured as well. There are `rounds` rounds, but no more than `FEWEST` once
+    they have taken `longest` seconds; in them everyone begins on a machine at rest, with a short run that is not timed,
+    unless that is as long as the one that is.
     """
     row: dict[str, Any] = {
         "cell": str(cell),
