@@ -1,0 +1,68 @@
+"""What Inductor is given a start on, while a graph is traced."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from torchebm.core import inductor
+
+IMPORTS = """
+import sys, threading, torch
+from torchebm.core import inductor
+
+torch.compile(lambda: None)
+before = set()
+
+class Here(threading.Thread):
+    def start(self):
+        before.update(sys.modules)
+        self.run()
+
+threading.Thread = Here
+assert inductor.headstart().is_set()
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.fixture
+def forgotten():
+    """As if nothing had been compiled in this process."""
+    inductor.headstart.cache_clear()
+    yield
+    inductor.headstart.cache_clear()
+
+
+def test_the_thread_imports_nothing(tmp_path):
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, env=environment, timeout=120
+    )
+    assert done.stdout.strip() == ""
+    assert list(tmp_path.iterdir())  # it did try
+
+
+def test_the_first_kernel_finds_its_headers(forgotten, monkeypatch):
+    monkeypatch.setattr(inductor, "_OWN_SETTINGS", True)
+    ours = torch.compile(lambda x: x + 1, options=inductor.cpu_settings(False, True))
+    assert torch.equal(ours(torch.ones(3)), torch.full((3,), 2.0))
+    assert inductor.headstart().is_set()
+    assert inductor.headstart() is inductor.headstart()
+
+
+@pytest.mark.parametrize("fault", [OSError("no compiler"), AttributeError("another version")])
+def test_what_fails_keeps_nobody_waiting(forgotten, monkeypatch, fault):
+    def fail():
+        raise fault
+
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", fail)
+    assert inductor.headstart().wait(timeout=60)
+
+
+def test_no_thread_where_settings_are_everybodys(forgotten, monkeypatch):
+    monkeypatch.setattr(inductor, "_OWN_SETTINGS", False)
+    monkeypatch.setattr(threading, "Thread", None)
+    assert inductor.headstart().is_set()
