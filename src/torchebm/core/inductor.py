@@ -5,6 +5,7 @@ import functools
 import platform
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,13 +14,17 @@ from torch.fx import Graph
 from . import coordinates, nodes, products
 from .coordinates import take_apart
 
-__all__ = ["cpu_settings", "headstart", "inductor_pass"]
+__all__ = ["cpu_settings", "inductor_pass"]
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
 # again; these make it write intermediate results down. Measured on CPUs, as are those for closed forms and for what is
-# differentiated, such as networks.
+# differentiated, such as networks. Closed forms are one kernel or two, for which the headers are not worth compiling.
 _CPU_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
-_CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}
+_CLOSED_FORM = {
+    "realize_acc_reads_threshold": 4,
+    "max_fusion_size": 128,
+    "cpp_cache_precompile_headers": False,
+}
 _DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
 
 # Before it first compiles, Inductor compiles and loads a trial for each set of instructions that the processor has, in
@@ -43,11 +48,13 @@ def cpu_settings(differentiated: bool, small: bool) -> dict[str, Any]:
         ours["cpp.threads"] = 1
     known = torch._inductor.list_options()
     products.settings()  # measured before anything else is running
-    headstart()
-    return {name: value for name, value in (ours | _instructions()).items() if name in known}
+    instructions()
+    if differentiated:
+        headers()
+    return {name: value for name, value in (ours | _trusted()).items() if name in known}
 
 
-def _instructions() -> dict[str, Any]:
+def _trusted() -> dict[str, Any]:
     """What takes it on trust that the compiler has the processor's instructions, unless someone has decided."""
     trusted = _HAS_VECTORS and torch._inductor.config.cpp.vec_isa_ok is None
     return {"cpp.vec_isa_ok": True} if trusted else {}
@@ -62,7 +69,7 @@ def inductor_pass() -> Any | None:
 
     class Rewriting(CustomGraphPass):
         def __call__(self, graph: Graph) -> None:
-            headstart().wait()
+            instructions().wait()
             if not take_apart(graph):
                 products.rewrite_products(graph)
 
@@ -74,35 +81,54 @@ def inductor_pass() -> Any | None:
 
 
 @functools.cache
-def headstart() -> threading.Event:
-    """Begins with what the first kernel of a process waits for, in a thread, while its graph is traced.
+def instructions() -> threading.Event:
+    """Begins to try, while the first graph of a process is traced, which instructions the compiler has.
 
-    That is whether the compiler has some instructions that the processor has, which is tried in 1 to 2 s, and PyTorch's
-    headers as the compiler likes them, which takes 6 s; both are kept on disk, for a folder of compiled code and for a
-    machine.
+    Inductor asks for some single ones that the processor has, in 1 to 2 s, and keeps the answers with compiled code.
 
     Returns:
-        Set once the instructions are known.
+        Set once they are known.
     """
-    known = threading.Event()
-    try:  # PyTorch's own affairs; all that the thread would import, which would disturb imports elsewhere
-        import torch.utils.cpp_extension
-        from torch._inductor.codecache import CppPythonBindingsCodeCache
+    try:  # PyTorch's own affair; and all that the thread would import, which would disturb imports elsewhere
+        import torch.utils.cpp_extension  # noqa: F401
         from torch._inductor.cpu_vec_isa import pick_vec_isa
     except ImportError:
-        known.set()
+        return _meanwhile(lambda: None)
+    return _meanwhile(pick_vec_isa)
+
+
+@functools.cache
+def headers() -> threading.Event:
+    """Begins to compile PyTorch's headers, which every kernel includes: 6 s, kept on disk for all that is compiled.
+
+    Returns:
+        Set once they are there.
+    """
+    known = instructions()
+    try:
+        from torch._inductor.codecache import CppPythonBindingsCodeCache
+    except ImportError:
         return known
 
-    def begin() -> None:
+    def compile_headers() -> None:
+        known.wait()
+        CppPythonBindingsCodeCache.load_pybinding_async((), "")
+
+    return _meanwhile(compile_headers)
+
+
+def _meanwhile(work: Callable[[], Any]) -> threading.Event:
+    """Does something in a thread, where that may have settings of its own; else not at all."""
+    done = threading.Event()
+
+    def run() -> None:
         # What fails here fails again where it is needed, and says so there.
-        with contextlib.suppress(Exception), torch._inductor.config.patch(_instructions()):
-            pick_vec_isa()
-            known.set()
-            CppPythonBindingsCodeCache.load_pybinding_async((), "")
-        known.set()
+        with contextlib.suppress(Exception), torch._inductor.config.patch(_trusted()):
+            work()
+        done.set()
 
     if _OWN_SETTINGS:
-        threading.Thread(target=begin, name="torchebm compiles headers", daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
     else:
-        known.set()
-    return known
+        done.set()
+    return done
