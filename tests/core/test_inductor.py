@@ -15,16 +15,17 @@ import sys, threading, torch
 from torchebm.core import inductor
 
 torch.compile(lambda: None)
-before = set()
+imported = set()
 
 class Here(threading.Thread):
     def start(self):
-        before.update(sys.modules)
+        before = set(sys.modules)
         self.run()
+        imported.update(set(sys.modules) - before)
 
 threading.Thread = Here
 assert inductor.headers().is_set()
-print(*sorted(set(sys.modules) - before))
+print(*sorted(imported))
 """
 
 
