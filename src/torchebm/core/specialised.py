@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import headstart, products
 from .inductor import cpu_settings
 from .model import BaseModel
 from .target import Target
@@ -80,6 +81,8 @@ class Specialised:
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, **self.options}
         if device.type == "cpu" and "mode" not in options and options.get("backend", "inductor") == "inductor":
             options["options"] = cpu_settings(differentiated, small) | options.get("options", {})
+            products.settings()  # measured now, while nothing else is running
+            headstart.begin(options["options"])
         compiled = torch.compile(own, **options)
         graphs = options.get("mode") in _GRAPHED or options.get("options", {}).get("triton.cudagraphs")
         return _owning(compiled) if graphs else compiled
