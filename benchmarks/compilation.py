@@ -16,7 +16,7 @@ from cells import BESIDE, GRID, Cell
 from rig import LEAST, Contender, described, machine, markdown, save, short
 
 FIRST, AGAIN = 15.0, 6.0  # seconds that are aimed at
-NETWORK = Cell("langevin", "mlp", 1000, 2)  # with which headers are compiled, as closed forms do without
+NETWORK = Cell("langevin", "mlp", 1000, 2)  # with which headers are compiled
 
 
 def seconds(cell: Cell, cache: str, kept: str) -> float:
@@ -38,7 +38,7 @@ def report(table: Sequence[Mapping[str, Any]], headers: float) -> str:
         f"beyond {FIRST:g} or {AGAIN:g} s: {', '.join(slow)}" if slow else f"none is beyond {FIRST:g} and {AGAIN:g} s"
     )
     lines = [
-        f"Seconds that compiling adds to the first run of a process; {said}. The first network on a machine, for which "
+        f"Seconds that compiling adds to the first run of a process; {said}. The first compilation on a machine, for which "
         f"PyTorch's headers are compiled as well, took {short(headers)} s ({NETWORK}).",
         "",
     ]

@@ -15,10 +15,9 @@ __all__ = ["cpu_settings", "inductor_pass"]
 
 # Ten leapfrog steps of a polynomial energy are one expression to Inductor, which would recompute its inputs again and
 # again; these make it write intermediate results down. Measured on CPUs, as are those for closed forms and for what is
-# differentiated, such as networks. Closed forms are one kernel or two, for which it takes longer to compile PyTorch's
-# headers beforehand.
+# differentiated, such as networks.
 _CPU_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 8, "realize_reads_threshold": 2}
-_CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128, "cpp_cache_precompile_headers": False}
+_CLOSED_FORM = {"realize_acc_reads_threshold": 4, "max_fusion_size": 128}
 _DIFFERENTIATED = {"realize_acc_reads_threshold": 2}
 
 # Before it first compiles, Inductor compiles and loads a trial for each set of instructions that the processor has, in
