@@ -38,8 +38,8 @@ def report(table: Sequence[Mapping[str, Any]], headers: float) -> str:
         f"beyond {FIRST:g} or {AGAIN:g} s: {', '.join(slow)}" if slow else f"none is beyond {FIRST:g} and {AGAIN:g} s"
     )
     lines = [
-        f"Seconds that compiling adds to the first run of a process; {said}. The first compilation on a machine, for which "
-        f"PyTorch's headers are compiled as well, took {short(headers)} s ({NETWORK}).",
+        f"Seconds that compiling adds to the first run of a process; {said}. The first compilation on a machine, for "
+        f"which PyTorch's headers are compiled as well, took {short(headers)} s ({NETWORK}).",
         "",
     ]
     return "\n".join([*lines, *markdown(["cell", "no code kept", "in another process"], rows)]) + "\n"
