@@ -101,26 +101,84 @@ def test_what_looks_like_silu_but_is_not(generator, through_inductor):
         torch.testing.assert_close(got, expected)
 
 
-def test_the_choice_is_made_once_and_is_a_choice():
-    for case in (products._SMALL_CASE, products._LARGE_CASE):
-        assert products._is_faster(*case) in (True, False)
-        assert products._is_faster(*case) is products._is_faster(*case)
+@pytest.fixture
+def new_machine(monkeypatch, tmp_path):
+    """A machine that has measured nothing, with oneDNN; its folder. Its threads are as many afterwards."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    yield tmp_path / "torchebm"
+    left = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    assert left == 2
+
+
+another_process = products._is_faster.__wrapped__
+
+
+@pytest.mark.parametrize("case", [products._SMALL_CASE, products._LARGE_CASE], ids=str)
+def test_the_choice_is_made_once_and_is_a_choice(case, new_machine):
+    n_rows, share = case
+    chosen = another_process(n_rows, share)
+    (file,) = new_machine.iterdir()
+    assert float(file.read_text()) > 0
+    assert chosen is (float(file.read_text()) < share)
+
+
+def test_processes_choose_alike_where_the_two_are_level(new_machine, monkeypatch):
+    measured = iter([0.94, 0.96])
+    monkeypatch.setattr(products, "_ratio", lambda n_rows: next(measured))
+    assert [another_process(8192, 0.95) for _ in range(2)] == [True, True]
+    assert not another_process(512, 0.95)  # measured by itself
+    assert len(list(new_machine.iterdir())) == 2
+
+
+def test_an_empty_file_is_measured_anew(new_machine, monkeypatch):
+    measured = iter([0.8, 0.5])
+    monkeypatch.setattr(products, "_ratio", lambda n_rows: next(measured))
+    assert not another_process(512, 0.6)
+    (file,) = new_machine.iterdir()
+    file.write_text("")
+    assert another_process(512, 0.6)
+    assert list(new_machine.iterdir()) == [file]
+    assert float(file.read_text()) == 0.5
+
+
+@pytest.mark.parametrize("what", ["processor", "PyTorch"])
+def test_another_machine_measures_anew(what, new_machine, monkeypatch):
+    measured = iter([0.5, 0.8])
+    monkeypatch.setattr(products, "_ratio", lambda n_rows: next(measured))
+    assert another_process(512, 0.6)
+    if what == "processor":
+        monkeypatch.setattr(products.platform, "processor", lambda: "another")
+    else:
+        monkeypatch.setattr(torch, "__version__", "2.99")
+    assert not another_process(512, 0.6)
+
+
+def test_onednn_that_cannot_be_called_is_not_chosen(new_machine, monkeypatch):
+    def gone(a, b):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(products, "_linear", gone)
+    assert [another_process(512, 0.6) for _ in range(2)] == [False, False]
 
 
 @pytest.mark.parametrize(
     ("ours", "share", "faster", "first"),
     [(2.0, 0.6, True, 100.0), (3.0, 0.6, False, 0.1), (3.0, 0.95, True, 100.0), (4.0, 0.95, False, 0.1)],
 )
-def test_onednn_is_chosen_where_it_is_clearly_faster(monkeypatch, ours, share, faster, first):
+def test_onednn_is_chosen_where_it_is_clearly_faster(new_machine, monkeypatch, ours, share, faster, first):
     def seconds(function):
+        assert torch.get_num_threads() == 1  # several would wait for each other where processors are busy
         factor, took = next(slow), ours if "_linear" in function.__code__.co_names else 4.0
         return took * factor
 
     # what else is running slows down the two alike, but for the first pair
     slow = iter([first, 1.0, *(1.0 + k // 2 % 3 for k in range(2 * products._PAIRS - 2))])
     monkeypatch.setattr(products, "_seconds", seconds)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert products._is_faster.__wrapped__(512, share) is faster
+    assert another_process(512, share) is faster
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,15 @@ call would have to write its arguments to memory and read them back.
 """
 
 import functools
+import hashlib
+import math
+import os
+import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +30,7 @@ _SMALLEST = 32  # of the inner and the last dimension; below it a product is not
 _THIN = 4  # of either; up to it a product is a sum
 _aten = torch.ops.aten
 
-_PAIRS = 15  # of measurements
+_PAIRS = 30  # of measurements
 _LARGE = 1 << 18  # numbers of a matrix, which do not fit into caches with those before and after it
 
 # Rows of the products that are measured, and of MKL's time, what oneDNN must stay below. With units of full width for
@@ -189,19 +195,55 @@ def _is_for_onednn(n_rows: int, n_terms: int, n_columns: int) -> bool:
 def _is_faster(n_rows: int, share: float) -> bool:
     """Whether oneDNN takes less than that share of MKL's time, for products of so many rows.
 
-    Measured once in a process, in a tenth of a second: the two by turns, so that both meet what else is running.
+    Measured once on a machine and kept beside compiled code, whose key it is part of. Where the two are nearly level,
+    each process would have an answer of its own: it would not find the code of the others, and round otherwise.
     """
     if not torch.backends.mkldnn.is_available():
         return False
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    file = Path(cache_dir()) / "torchebm" / f"onednn-{n_rows}-{_machine()}"
+    try:
+        ratio = float(file.read_text())
+    except (FileNotFoundError, ValueError):  # the latter for a file that a crash left empty
+        ratio = _ratio(n_rows)
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
+        partial.write_text(str(ratio))
+        os.replace(partial, file)
+    return ratio < share
+
+
+def _machine() -> str:
+    """What the two depend on, since machines may keep their compiled code in one folder."""
+    processor = [platform.machine(), platform.processor()]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        telling = ("vendor_id", "cpu family", "model", "flags", "CPU ")  # the last on Arm
+        first = cpuinfo.read_text().partition("\n\n")[0]
+        processor += [line for line in first.splitlines() if line.startswith(telling)]
+    what = [torch.__version__, *processor]
+    return hashlib.sha256("\n".join(what).encode()).hexdigest()[:16]
+
+
+def _ratio(n_rows: int) -> float:
+    """oneDNN's time over MKL's: by turns and on one thread, so that what else is running slows down the two alike.
+
+    Several threads would wait for each other while another process has their processors; then oneDNN took half of MKL's
+    time where the two are level.
+    """
     a, b = torch.ones(n_rows, 128), torch.ones(128, 128)
-    ratios = []
+    ratios, n_threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         for _ in range(_PAIRS):
             ours = _seconds(lambda: _linear(a, b))
             ratios.append(ours / _seconds(lambda: nn.functional.linear(a, b)))
     except (AttributeError, RuntimeError):  # an operator that is PyTorch's own affair may go as it came
-        return False
-    return statistics.median(ratios) < share
+        return math.inf
+    finally:
+        torch.set_num_threads(n_threads)
+    return statistics.median(ratios)
 
 
 def _seconds(function: Any) -> float:
