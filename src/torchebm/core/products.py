@@ -9,10 +9,8 @@ call would have to write its arguments to memory and read them back.
 import functools
 import hashlib
 import math
-import os
 import platform
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ _THIN = 4  # of either; up to it a product is a sum
 _aten = torch.ops.aten
 
 _PAIRS = 30  # of measurements
+_CPUINFO = Path("/proc/cpuinfo")
 _LARGE = 1 << 18  # numbers of a matrix, which do not fit into caches with those before and after it
 
 # Rows of the products that are measured, and of MKL's time, what oneDNN must stay below. With units of full width for
@@ -195,50 +194,55 @@ def _is_for_onednn(n_rows: int, n_terms: int, n_columns: int) -> bool:
 def _is_faster(n_rows: int, share: float) -> bool:
     """Whether oneDNN takes less than that share of MKL's time, for products of so many rows.
 
-    Measured once on a machine and kept beside compiled code, whose key it is part of. Where the two are nearly level,
-    each process would have an answer of its own: it would not find the code of the others, and round otherwise.
+    Measured once on a machine and kept in the folder of compiled code, whose key the choice is part of. Where the two
+    are nearly level, each process would have an answer of its own: it would not find the code of the others, and round
+    differently.
     """
     if not torch.backends.mkldnn.is_available():
         return False
+    from filelock import FileLock  # as PyTorch does there
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     file = Path(cache_dir()) / "torchebm" / f"onednn-{n_rows}-{_machine()}"
-    try:
-        ratio = float(file.read_text())
-    except (FileNotFoundError, ValueError):  # the latter for a file that a crash left empty
-        ratio = _ratio(n_rows)
-        file.parent.mkdir(exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
-        partial.write_text(str(ratio))
-        os.replace(partial, file)
+    file.parent.mkdir(exist_ok=True)
+    with FileLock(file.with_name(f"{file.name}.lock")):  # what begins at the same time waits, and reads
+        try:
+            ratio = float(file.read_text())
+        except (FileNotFoundError, ValueError):  # the latter for a file that a crash left empty
+            ratio = _ratio(n_rows)
+            if math.isfinite(ratio):
+                file.write_text(str(ratio))
     return ratio < share
 
 
 def _machine() -> str:
     """What the two depend on, since machines may keep their compiled code in one folder."""
     processor = [platform.machine(), platform.processor()]
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
+    if _CPUINFO.exists():
         telling = ("vendor_id", "cpu family", "model", "flags", "CPU ")  # the last on Arm
-        first = cpuinfo.read_text().partition("\n\n")[0]
+        first = _CPUINFO.read_text().partition("\n\n")[0]
         processor += [line for line in first.splitlines() if line.startswith(telling)]
-    what = [torch.__version__, *processor]
-    return hashlib.sha256("\n".join(what).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join([torch.__version__, *processor]).encode()).hexdigest()[:16]
 
 
 def _ratio(n_rows: int) -> float:
     """oneDNN's time over MKL's: by turns and on one thread, so that what else is running slows down the two alike.
 
     Several threads would wait for each other while another process has their processors; then oneDNN took half of MKL's
-    time where the two are level.
+    time where the two are level. Other threads of this process that call PyTorch for the first time meanwhile, in a
+    quarter of a second, stay at one thread each.
+
+    Returns:
+        Infinity if this PyTorch has no such operator.
     """
-    a, b = torch.ones(n_rows, 128), torch.ones(128, 128)
+    a, b = (torch.ones(n, 128, dtype=torch.float32, device="cpu") for n in (n_rows, 128))
     ratios, n_threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in range(_PAIRS):
-            ours = _seconds(lambda: _linear(a, b))
-            ratios.append(ours / _seconds(lambda: nn.functional.linear(a, b)))
+        with torch.autocast("cpu", enabled=False):
+            for _ in range(_PAIRS):
+                ours = _seconds(lambda: _linear(a, b))
+                ratios.append(ours / _seconds(lambda: nn.functional.linear(a, b)))
     except (AttributeError, RuntimeError):  # an operator that is PyTorch's own affair may go as it came
         return math.inf
     finally:
