@@ -33,7 +33,7 @@ ALLOWED = {
     "cli": {"core", "samplers", "losses", "training", "evaluation", "report", "cuda"} | SIDE_ROOMS,
 }
 
-EVERYWHERE = {"torch", "numpy", "jaxtyping", "safetensors"}  # with the standard library
+EVERYWHERE = {"torch", "numpy", "jaxtyping", "safetensors", "filelock"}  # with the standard library
 AT_HOME = {  # third parties that one room needs, and where
     "matplotlib": {"viz", "report"},
     "arviz": {"diagnostics"},
